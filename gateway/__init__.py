@@ -1,0 +1,1 @@
+"""An OpenAI-compatible gateway: authenticates, limits, forwards, meters and books every call."""

@@ -1,0 +1,116 @@
+"""Settings: the only reader of the environment. Every field is `GATEWAY_<NAME>`; units are in the names.
+
+A wrong value stops the start: `load_settings` raises `ConfigError` with the variable's name and what to do.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.errors import ConfigError
+
+_SAMPLE_KEYS = frozenset(
+    "admin adminkey admin-key changeme change-me password secret example sample test-key your-admin-key".split()
+)
+_KEY_CHARS_MIN = 8
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(Path("data"), description="Folder of the database, the secret, the lock and the socket.")
+    admin_key: SecretStr | None = Field(
+        None, description="Key for /admin. Unset: one is made on the first run and printed once."
+    )
+    secret: SecretStr | None = Field(
+        None, description="Root of every HMAC. Unset: a 0600 file `secret` in the data folder, made on the first run."
+    )
+    pricing_file: Path | None = Field(None, description="Catalog of models and prices. Unset: the packaged one.")
+    plans_file: Path | None = Field(None, description="Plans; replaces the packaged file. Unset: the packaged one.")
+    database_url: str | None = Field(
+        None, description="`sqlite:///path`. Unset: `gateway.db` in the data folder. PostgreSQL is not supported yet."
+    )
+    redis_url: SecretStr | None = Field(None, description="Reserved for shared counters; not supported yet.")
+
+    body_bytes_max: int = Field(32 * 2**20, ge=1024, description="Largest request body; above it 413.")
+    answer_bytes_max: int = Field(64 * 2**20, ge=1024, description="Largest buffered (non-streamed) answer.")
+    answers_bytes_max: int = Field(512 * 2**20, ge=1024, description="All buffered answers of the process together.")
+    stream_bytes_max: int = Field(256 * 2**20, ge=1024, description="Longest relayed stream.")
+    stream_event_bytes_max: int = Field(16 * 2**20, ge=1024, description="Largest single event of a stream.")
+    calls_max: int = Field(10_000, ge=1, description="Calls in flight at once; above it 503.")
+    upstream_connections_max: int = Field(4_096, ge=1, description="Open connections to one provider.")
+
+    connect_timeout_s: float = Field(5.0, gt=0, description="DNS, TCP and TLS to the provider.")
+    first_byte_timeout_s: float = Field(300.0, gt=0, description="From the request sent to the answer's first byte.")
+    idle_timeout_s: float = Field(120.0, gt=0, description="Longest silence inside an answer.")
+    total_timeout_s: float = Field(900.0, gt=0, description="A whole upstream call.")
+    gone_grace_s: float = Field(
+        1.0, ge=0, description="How long a stream is read on after its client left, in case the usage is about to come."
+    )
+    settle_timeout_s: float = Field(
+        5.0, gt=0, description="How long an answer waits for its ledger entry to be durable before it fails."
+    )
+    hold_timeout_s: float = Field(
+        1_800.0, gt=0, description="Age at which a hold whose call is no longer alive is booked as crashed."
+    )
+    drain_grace_s: float = Field(30.0, ge=0, description="After SIGTERM: how long open calls may go on.")
+    header_timeout_s: float = Field(10.0, gt=0, description="A client's silence before and inside request headers.")
+    body_timeout_s: float = Field(30.0, gt=0, description="A client's whole request body, from the end of its headers.")
+    keep_alive_s: float = Field(75.0, gt=0, description="How long an idle client connection is kept.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
+    log_format: Literal["json", "console"] = Field("json", description="`json` lines or `console` for people.")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("admin_key", "secret")
+    @classmethod
+    def _strong_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        text = value.get_secret_value()
+        if len(text) < _KEY_CHARS_MIN or text.lower() in _SAMPLE_KEYS:
+            raise ValueError(
+                f"is empty, shorter than {_KEY_CHARS_MIN} characters or a sample: set a long random value or unset it"
+            )
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith("sqlite:///"):
+            raise ValueError("must be sqlite:///path; PostgreSQL is not supported yet")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _no_redis_yet(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            raise ValueError("is not supported yet: unset it, counters are kept in memory")
+        return value
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        if self.database_url:
+            return Path(self.database_url.removeprefix("sqlite:///"))
+        return self.data_dir / "gateway.db"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment, `overrides` above it. Raises `ConfigError`."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as exc:
+        lines = []
+        for error in exc.errors():
+            name = "GATEWAY_" + "_".join(str(part) for part in error["loc"]).upper()
+            lines.append(f"{name} {error['msg'].removeprefix('Value error, ')}")
+        raise ConfigError("\n".join(lines)) from None

@@ -1,0 +1,1 @@
+"""Counters: what has been used and held of every limit, taken atomically."""

@@ -1,0 +1,1 @@
+"""The ledger: holds, entries that are never edited, and rollups, written by one thread."""

@@ -1,0 +1,122 @@
+"""What the pipeline hands to the ledger: a hold before the dial, entries at the end.
+
+Money is integer nano-dollars (1e-9 USD); instants are aware UTC. `cost` is what the provider costs at catalog price,
+`charge` what the creator owes; they differ when somebody else pays.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
+
+from gateway.usage import Usage
+
+UsageSource = Literal["provider", "provider_partial", "estimated", "none"]
+Kind = Literal["usage", "grant", "refund", "adjustment", "expiry"]
+Outcome = Literal[
+    "ok",
+    "client_gone",
+    "upstream_refused",
+    "upstream_error",
+    "upstream_died",
+    "upstream_timeout",
+    "upstream_invalid",
+    "upstream_unreachable",
+    "aborted",
+    "crashed",
+    "internal_error",
+]
+"""`upstream_refused`: a 4xx or 5xx answer; `upstream_error`: an error event inside a stream; `aborted`: ended by us
+(drain, a bound); `crashed`: the process died with the hold open."""
+
+
+class Attribution(NamedTuple):
+    """Who and what a call is booked on. The same on its hold and on its entries."""
+
+    request_id: str
+    account_id: str
+    creator: str
+    key_id: str
+    feature: str
+    """Empty when the caller named none; likewise `agent`."""
+    agent: str
+    tags: str
+    """Comma-joined."""
+    metadata: str
+    """JSON object, at most 1 KB; empty when there is none."""
+    endpoint: str
+    requested_model: str
+    client_request_id: str
+    admitted_at: datetime
+    """The call's period is this instant's, whenever it is settled."""
+
+
+class Route(NamedTuple):
+    """Who served one attempt, and at which price."""
+
+    served_model: str
+    provider: str
+    price_version: str
+    payer: str = "quota"
+    payer_unit: str = "nano_usd"
+
+
+class Hold(NamedTuple):
+    """Money set aside for one call. `id` is the request id. Durable before any request byte goes upstream."""
+
+    attribution: Attribution
+    route: Route
+    amount_nano_usd: int
+    """The worst case; kept from the payer until the hold ends."""
+    orphan_usage: Usage
+    """What is booked if the process dies: the input estimate and 1 000 output tokens."""
+    orphan_cost_nano_usd: int
+    """min(amount, price of `orphan_usage`)."""
+
+
+class Entry(NamedTuple):
+    """One attempt of one call, as it will stand for ever. The writer adds its id (uuid7) and `created_at`."""
+
+    attribution: Attribution
+    route: Route
+    attempt: int
+    final: bool
+    kind: Kind
+    usage: Usage
+    usage_source: UsageSource
+    cost_nano_usd: int
+    charge_nano_usd: int
+    payer_amount: int
+    outcome: Outcome
+    flags: str
+    """Comma-joined: `over_hold`, `usage_refused`, `clamped` ...; empty for none."""
+    error: str
+    """A short code, never text of the provider."""
+    status: int
+    """What the caller was answered; 0 if nothing was."""
+    cached: bool
+    is_streaming: bool
+    latency_ms: int
+    ttft_ms: int | None
+    upstream_request_id: str
+    free_attempts: str
+    """JSON list of the attempts that cost nothing, on the final entry; empty for none."""
+    downgrade_reason: str
+
+
+class Ledger(Protocol):
+    """What the pipeline needs of the writer. Both raise `StoreError` when it did not become durable."""
+
+    async def hold(self, hold: Hold) -> None:
+        """Returns when the hold survives kill -9."""
+        ...
+
+    async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:
+        """Ends the hold and posts `entries` in one transaction; returns when it survives a power cut.
+
+        Exactly one caller ends a hold: for the others (a sweeper that came first) this posts nothing and returns.
+        """
+        ...
+
+    def count_refusal(self, creator: str, reason: str) -> None:
+        """Counted per creator, day and reason; written at most once a second. Never blocks, never raises."""
+        ...

@@ -1,0 +1,1 @@
+"""Providers: one module a dialect, behind the contract in `base`."""
