@@ -5,10 +5,10 @@ which limits the call must fit into, and the counter store takes all of them or 
 NamedTuples, because a handful is made for every call on the hot path.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 Kind = Literal["rolling", "calendar", "gauge", "balance"]
 """`rolling`: units in any window of `window_s`; `calendar`: units in a period named in the key; `gauge`: units at once,
@@ -73,11 +73,13 @@ class Account:
     """Who pays and under which limits, as it stands at this call: plan, creator's overrides and key's overrides merged."""
 
     creator: str
+    account_id: str
+    """Whom the money belongs to: the creator itself, until teams exist."""
     key_id: str
+    """The public id of the virtual key."""
     plan: Plan
     models: frozenset[str] | None = None
     """Models the key may use; None for all."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 Policy = Callable[[Call, Account, datetime], Sequence[LimitGroup] | Deny]
