@@ -1,11 +1,60 @@
-"""pricing.toml -> providers, models, prices: the one truth about models."""
+"""pricing.toml -> providers, models, prices: the one truth about models.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Loading is strict: every fault of the file is reported with its line, and a file with any fault is refused whole. What is
+allowed but deserves a look (a model without a price or a cap) is told by `lint_catalog`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
+from urllib.parse import urlsplit
+
+import orjson
+
+from gateway.toml_file import Table, TomlFile
 
 StreamUsage = Literal["inject", "always", "never"]
+
+DIALECTS = frozenset({"openai", "mock"})
+"""What the gateway can speak to a provider."""
+DIALECTS_TO_COME = frozenset({"fal"})
+"""Known, not spoken yet: such a provider may be listed, but its models must say `active = false`."""
+ENDPOINTS = frozenset(
+    "chat completions embeddings images image_edits speech transcriptions moderations responses messages".split()
+)
+PRICE_FIELDS = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "output",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+    "image_input",
+    "image_output",
+)
+"""Prices per token; each is `<name>_usd_per_mtok` in the file."""
+
+PICO_PER_NANO = 1_000
+_PICO_DIGITS_PER_MTOK = 6  # a dollar per million tokens is 10^6 pico-dollars a token
+_PICO_DIGITS = 12
+_USD_PER_MTOK_MAX = 1_000_000
+_USD_PER_IMAGE_MAX = 10_000
+_TOKENS_MAX = 100_000_000
+_MODELS_MAX = 10_000
+_PROVIDERS_MAX = 1_000
+_IMAGE_PRICES_MAX = 200
+
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADER = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_IMAGE_KEY = re.compile(r"(\*|[A-Za-z0-9._-]{1,32})(?:/(\*|[A-Za-z0-9._-]{1,32}))?")
+_HEADERS_TAKEN = frozenset(
+    "host connection content-length content-type transfer-encoding te upgrade expect accept accept-encoding user-agent".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +64,7 @@ class ProviderRow:
     name: str
     dialect: str
     base_url: str = ""
+    """Without a slash at its end."""
     api_key_env: str = ""
     """Environment variable that holds the provider key; empty for providers that need none."""
     auth_header: str = "authorization"
@@ -24,6 +74,8 @@ class ProviderRow:
     retry_unanswered: bool = False
     """A request on a reused connection that closed before any answer byte may be sent once more."""
     gone_grace_s: float | None = None
+    unlisted_is_reasoning: bool = False
+    """Tokens in `total_tokens` that neither the prompt nor the completion accounts for are reasoning (Gemini)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +86,38 @@ class Price:
     """`<file version>.<digest of the row>`: it changes whenever any number of the row does."""
     input: int | None = None
     cached_input: int | None = None
+    """None: the `input` rate; so for `cache_write`."""
     cache_write: int | None = None
     output: int | None = None
     reasoning: int | None = None
+    """None: the `output` rate."""
     audio_input: int | None = None
     audio_output: int | None = None
     image_input: int | None = None
     image_output: int | None = None
     images: Mapping[str, int] | None = None
-    """Pico-dollars per image, by `size/quality` (`1024x1024/hd`); a `*` stands for any."""
+    """Pico-dollars per image, by `size/quality` (`1024x1024/hd`); a `*` stands for any. Always with the slash."""
+
+    rates: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
+    """What each bucket of a `Usage` costs, in its order. This and the rest is made once, so that calls only multiply."""
+    text_rates: tuple[int, int, int, int, int] | None = field(init=False, repr=False, compare=False)
+    """The text buckets of `rates`; None if one has no rate."""
+    dearest: tuple[int | None, int | None] = field(init=False, repr=False, compare=False)
+    """The most an input and an output token can cost; None where none has a rate."""
+    dearest_text: tuple[int | None, int | None] = field(init=False, repr=False, compare=False)
+    """The same without audio and images."""
+
+    def __post_init__(self) -> None:
+        text_in = (self.input, _or(self.cached_input, self.input), _or(self.cache_write, self.input))
+        text_out = (self.output, _or(self.reasoning, self.output))
+        media_in, media_out = (self.audio_input, self.image_input), (self.audio_output, self.image_output)
+        one_image = self.images.get("*/*") if self.images and len(self.images) == 1 else None
+        text = (*text_in, *text_out)
+        put = object.__setattr__
+        put(self, "rates", (*text_in, *media_in, *text_out, *media_out, one_image))
+        put(self, "text_rates", None if None in text else text)
+        put(self, "dearest", (_max(text_in + media_in), _max(text_out + media_out)))
+        put(self, "dearest_text", (_max(text_in), _max(text_out)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +140,27 @@ class Model:
     downgrade_to: str | None = None
     source: str = ""
 
+    def missing_prices(self, endpoint: str) -> tuple[str, ...]:
+        """Keys of the prices without which a call of `endpoint` is refused as unpriced; empty when all are there."""
+        needed = _PRICES_NEEDED[endpoint]
+        if endpoint == "images" and self.price.images:
+            return ()
+        return tuple(f"{name}_usd_per_mtok" for name in needed if getattr(self.price, name) is None)
+
+
+_PRICES_NEEDED: Mapping[str, tuple[str, ...]] = {
+    "chat": ("input", "output"),
+    "completions": ("input", "output"),
+    "responses": ("input", "output"),
+    "messages": ("input", "output"),
+    "embeddings": ("input",),
+    "moderations": ("input",),
+    "images": ("input", "image_output"),
+    "image_edits": ("input", "image_input", "image_output"),
+    "speech": ("input", "audio_output"),
+    "transcriptions": ("audio_input", "output"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
@@ -72,7 +168,240 @@ class Catalog:
     providers: Mapping[str, ProviderRow]
     models: Mapping[str, Model]
 
+    def with_keys(self, lookup: Callable[[str], str | None]) -> "Catalog":
+        """The catalog in which a model is inactive if its provider names an `api_key_env` that `lookup` finds unset."""
+        keyless = {row.name for row in self.providers.values() if row.api_key_env and not lookup(row.api_key_env)}
+        models = {
+            name: replace(model, active=False) if model.active and model.provider in keyless else model
+            for name, model in self.models.items()
+        }
+        return Catalog(self.version, self.providers, models)
+
 
 def load_catalog(path: Path | None = None) -> Catalog:
     """The catalog of `path`, or the packaged one. Raises `ConfigError` naming file, line and reason."""
-    raise NotImplementedError
+    file = TomlFile(path or packaged_catalog())
+    root = Table(file, (), file.data)
+    root.refuse_unknown(("version", "providers", "models"))
+    version = _version(root)
+    providers = {
+        name: _provider(name, table) for name, table in root.tables("providers", count_max=_PROVIDERS_MAX).items()
+    }
+    rows = root.tables("models", count_max=_MODELS_MAX)
+    models = {name: _model(name, table, version, providers) for name, table in rows.items()}
+    _check_downgrades(rows, models)
+    file.finish()
+    return Catalog(version, providers, models)
+
+
+def packaged_catalog() -> Path:
+    """Where the catalog that ships with the gateway is: inside the package, or beside it in a checkout."""
+    inside = Path(__file__).with_name("pricing.toml")
+    return inside if inside.exists() else Path(__file__).parents[1] / "pricing.toml"
+
+
+def lint_catalog(catalog: Catalog) -> list[str]:
+    """What a loadable catalog should still explain: one warning a line, naming the model. For `gateway check`."""
+    return [f'models."{model.name}": {text}' for model in catalog.models.values() for text in _doubts(model, catalog)]
+
+
+def _doubts(model: Model, catalog: Catalog) -> Iterable[str]:
+    for endpoint in sorted(model.endpoints):
+        if missing := model.missing_prices(endpoint):
+            yield f"no {' and '.join(missing)}: {endpoint} calls are refused as unpriced"
+    if model.endpoints & {"chat", "completions", "responses", "messages"}:
+        if model.context_tokens_max is None:
+            yield "no context_tokens_max: holds go by the size of the request alone"
+        if model.output_tokens_max is None:
+            yield "no output_tokens_max: a call without max_tokens has no worst case of its own"
+    if not model.source:
+        yield "no source: say where and when its prices were read"
+    if target := catalog.models.get(model.downgrade_to or ""):
+        if lost := sorted(model.endpoints - target.endpoints):
+            yield f"downgrade_to {target.name} does not serve {', '.join(lost)}: such calls are not downgraded"
+        if _is_dearer(target.price, model.price):
+            yield f"downgrade_to {target.name} costs more"
+
+
+def _is_dearer(one: Price, other: Price) -> bool:
+    return any(
+        theirs is not None and ours is not None and theirs > ours
+        for theirs, ours in ((one.input, other.input), (one.output, other.output))
+    )
+
+
+def _or(rate: int | None, fallback: int | None) -> int | None:
+    return fallback if rate is None else rate
+
+
+def _max(rates: Iterable[int | None]) -> int | None:
+    return max((rate for rate in rates if rate is not None), default=None)
+
+
+def _version(root: Table) -> str:
+    number = root.data.get("version")
+    if number == "":
+        root.fault("must not be empty", "version")
+    return str(number) if type(number) is int else root.text("version", default=None, chars_max=64)
+
+
+def _provider(name: str, table: Table) -> ProviderRow:
+    table.refuse_unknown(ProviderRow.__dataclass_fields__.keys() - {"name"})
+    if not _WORD.fullmatch(name):
+        table.fault(f"a provider's name must match {_WORD.pattern}")
+    dialect = table.text("dialect", default=None)
+    if dialect and dialect not in DIALECTS | DIALECTS_TO_COME:
+        table.fault(f"unknown dialect; known are {', '.join(sorted(DIALECTS | DIALECTS_TO_COME))}", "dialect")
+    stream_usage = table.text("stream_usage") or "inject"
+    if stream_usage not in get_args(StreamUsage):
+        table.fault(f"must be one of {', '.join(get_args(StreamUsage))}", "stream_usage")
+    api_key_env = table.text("api_key_env")
+    if api_key_env and not _ENV_NAME.fullmatch(api_key_env):
+        # The value is not repeated: it may be a key, pasted where its variable's name belongs.
+        table.fault("must be the name of an environment variable, never the key itself", "api_key_env")
+    grace_ms = table.decimal("gone_grace_s", scale=3, at_most=600)
+    return ProviderRow(
+        name=name,
+        dialect=dialect,
+        base_url=_base_url(table, dialect),
+        api_key_env=api_key_env,
+        auth_header=_auth_header(table),
+        stream_usage=cast(StreamUsage, stream_usage),
+        retry_unanswered=table.flag("retry_unanswered", default=False),
+        gone_grace_s=None if grace_ms is None else grace_ms / 1000,
+        unlisted_is_reasoning=table.flag("unlisted_is_reasoning", default=False),
+    )
+
+
+def _base_url(table: Table, dialect: str) -> str:
+    url = table.text("base_url", chars_max=2000)
+    if not url:
+        if dialect != "mock" and "base_url" not in table.data:
+            table.fault("base_url is missing")
+        return ""
+    try:
+        parts = urlsplit(url)
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        table.fault("is not a URL", "base_url")
+        return ""
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok or " " in url:
+        table.fault("must be http:// or https:// with a host", "base_url")
+    elif "@" in parts.netloc:
+        table.fault("must not hold a user or password: keys belong into api_key_env", "base_url")
+    elif "?" in url or "#" in url:
+        table.fault("must not have a query or a fragment", "base_url")
+    return url.rstrip("/")
+
+
+def _auth_header(table: Table) -> str:
+    name = (table.text("auth_header") or "authorization").lower()
+    if not _HEADER.fullmatch(name) or name in _HEADERS_TAKEN:
+        table.fault("must be a header name that the request does not need otherwise", "auth_header")
+    return name
+
+
+_MODEL_KEYS = frozenset(
+    Model.__dataclass_fields__.keys() - {"name", "price"}
+    | {f"{name}_usd_per_mtok" for name in PRICE_FIELDS}
+    | {"image_usd"}
+)
+
+
+def _model(name: str, table: Table, version: str, providers: Mapping[str, ProviderRow]) -> Model:
+    table.refuse_unknown(_MODEL_KEYS)
+    if not name.isprintable() or not 1 <= len(name) <= 200 or name != name.strip():
+        table.fault("a model's name must be 1 to 200 printable characters without spaces around them")
+    provider = table.text("provider", default=None)
+    active = table.flag("active", default=True)
+    row = providers.get(provider)
+    if row is None and provider:
+        table.fault(f"there is no [providers.{provider}]", "provider")
+    if row is not None and row.dialect in DIALECTS_TO_COME and active:
+        table.fault(f"the gateway does not speak the dialect {row.dialect} yet: say active = false")
+    tier = table.text("tier") or "standard"
+    if not _WORD.fullmatch(tier):
+        table.fault(f"must match {_WORD.pattern}", "tier")
+    return Model(
+        name=name,
+        provider=provider,
+        upstream_model=table.text("upstream_model", default=name) or name,
+        endpoints=_endpoints(table),
+        price=_price(name, table, version),
+        display_name=table.text("display_name"),
+        description=table.text("description", chars_max=2000),
+        active=active,
+        tier=tier,
+        context_tokens_max=table.count("context_tokens_max", at_least=1, at_most=_TOKENS_MAX),
+        output_tokens_max=table.count("output_tokens_max", at_least=1, at_most=_TOKENS_MAX),
+        capabilities=table.words("capabilities", allowed=_WORD),
+        credits=table.count("credits", at_least=0, at_most=1_000_000_000),
+        downgrade_to=table.text("downgrade_to") or None,
+        source=table.text("source", chars_max=1000),
+    )
+
+
+def _endpoints(table: Table) -> frozenset[str]:
+    if not table.data.get("endpoints"):
+        table.fault("endpoints is missing or empty")
+        return frozenset()
+    endpoints = table.words("endpoints", allowed=_WORD)
+    if unknown := endpoints - ENDPOINTS:
+        table.fault(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(sorted(ENDPOINTS))}", "endpoints")
+    return endpoints & ENDPOINTS
+
+
+def _price(name: str, table: Table, version: str) -> Price:
+    rates = {
+        rate: table.decimal(f"{rate}_usd_per_mtok", scale=_PICO_DIGITS_PER_MTOK, at_most=_USD_PER_MTOK_MAX)
+        for rate in PRICE_FIELDS
+    }
+    images = _image_prices(table)
+    # The name is part of the digest: equal prices of two models are two rows, and a version names one of them.
+    row = orjson.dumps([name, rates, images], option=orjson.OPT_SORT_KEYS)
+    return Price(f"{version}.{sha256(row).hexdigest()[:10]}", images=images, **rates)
+
+
+def _image_prices(table: Table) -> dict[str, int] | None:
+    data = table.data.get("image_usd")
+    if data is None:
+        return None
+    if not isinstance(data, dict) or not 1 <= len(data) <= _IMAGE_PRICES_MAX:
+        table.fault(f"must be a table of 1 to {_IMAGE_PRICES_MAX} prices by size/quality", "image_usd")
+        return None
+    prices = Table(table.file, (*table.where, "image_usd"), data)
+    found: dict[str, int] = {}
+    for key in data:
+        if not (parts := _IMAGE_KEY.fullmatch(key)):
+            prices.fault("must be size/quality such as 1024x1024/hd, * for any", key)
+            continue
+        whole = f"{parts[1]}/{parts[2] or '*'}"
+        if whole in found:
+            prices.fault(f"is a second price for {whole}", key)
+        price = prices.decimal(key, scale=_PICO_DIGITS, at_most=_USD_PER_IMAGE_MAX)
+        found[whole] = price or 0
+    return found
+
+
+def _check_downgrades(rows: Mapping[str, Table], models: Mapping[str, Model]) -> None:
+    for name, model in models.items():
+        if model.downgrade_to is None:
+            continue
+        target = models.get(model.downgrade_to)
+        if target is None:
+            rows[name].fault("names a model that is not in this file", "downgrade_to")
+        elif _leads_back(name, models):
+            rows[name].fault(f"the downgrades from {name} lead back to it", "downgrade_to")
+        elif model.endpoints and not model.endpoints & target.endpoints:
+            rows[name].fault(f"{target.name} serves none of this model's endpoints", "downgrade_to")
+
+
+def _leads_back(start: str, models: Mapping[str, Model]) -> bool:
+    seen: set[str] = set()
+    name: str | None = models[start].downgrade_to
+    while name is not None and name in models and name not in seen:
+        if name == start:
+            return True
+        seen.add(name)
+        name = models[name].downgrade_to
+    return False

@@ -3,6 +3,7 @@
 A wrong value stops the start: `load_settings` raises `ConfigError` with the variable's name and what to do.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -114,3 +115,8 @@ def load_settings(**overrides: object) -> Settings:
             name = "GATEWAY_" + "_".join(str(part) for part in error["loc"]).upper()
             lines.append(f"{name} {error['msg'].removeprefix('Value error, ')}")
         raise ConfigError("\n".join(lines)) from None
+
+
+def provider_key(variable: str) -> str | None:
+    """The provider key in the environment variable a catalog row names; None when it is unset or empty."""
+    return os.environ.get(variable) or None

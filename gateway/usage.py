@@ -1,6 +1,14 @@
-"""A provider's usage object -> disjoint token buckets. Pure."""
+"""A provider's usage object -> disjoint token buckets. Pure.
 
-from typing import NamedTuple
+Providers report inclusive totals with parts inside them, each in its own dialect of OpenAI's shape. Here every token
+lands in exactly one bucket, or the whole object is refused: a number nobody could have meant must not become money.
+What is done about a refused object (an estimate and a flag) is the pipeline's business.
+"""
+
+from typing import Any, NamedTuple
+
+TOKENS_MAX = 100_000_000
+"""What one call may report where the catalog states no cap: ten times the largest context sold."""
 
 
 class Usage(NamedTuple):
@@ -30,3 +38,101 @@ class Usage(NamedTuple):
 
 
 NO_USAGE = Usage()
+
+
+class _Refused(Exception):
+    """A number that cannot be true."""
+
+
+def from_chat(
+    usage: object,
+    *,
+    context_tokens_max: int | None,
+    output_tokens_max: int | None,
+    choices: int,
+    unlisted_is_reasoning: bool = False,
+) -> Usage | None:
+    """The buckets of a chat completion's `usage` (or an embedding's), None if it cannot be believed.
+
+    Refused: anything negative, fractional, textual or boolean where a count belongs; parts larger than their whole;
+    a `total_tokens` that is not the sum; more input than `context_tokens_max`, more output than `output_tokens_max`
+    times `choices` (without caps in the catalog: `TOKENS_MAX`). A zero is a zero. Missing or null details are zeros.
+
+    Two providers count reasoning beside `completion_tokens`, not inside. xAI names it, and its total proves it; Gemini
+    only makes the total larger, which elsewhere would be a contradiction: `unlisted_is_reasoning` says that this
+    provider does so, and that the difference is reasoning.
+    """
+    if not isinstance(usage, dict):
+        return None
+    try:
+        buckets = _buckets(usage, unlisted_is_reasoning)
+    except _Refused:
+        return None
+    output_cap = output_tokens_max if output_tokens_max is not None else context_tokens_max or TOKENS_MAX
+    if buckets.input_tokens > (context_tokens_max or TOKENS_MAX) or buckets.output_tokens > output_cap * choices:
+        return None
+    return buckets
+
+
+def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:
+    prompt, completion, total = _totals(usage)
+
+    parts = _details(usage, "prompt_tokens_details")
+    # Names differ by provider, and some send two: whichever says more than nothing counts.
+    cached = _count(parts, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
+    written = (
+        _count(parts, "cache_write_tokens")
+        or _count(parts, "cache_creation_tokens")
+        or _count(usage, "cache_creation_input_tokens")
+    )
+    audio_in, image_in = _count(parts, "audio_tokens"), _count(parts, "image_tokens")
+    uncached = prompt - cached - written - audio_in - image_in
+
+    parts = _details(usage, "completion_tokens_details")
+    reasoning = _count(parts, "reasoning_tokens")
+    audio_out, image_out = _count(parts, "audio_tokens"), _count(parts, "image_tokens")
+    text = completion - reasoning - audio_out - image_out
+
+    if total is not None and (unlisted := total - prompt - completion):
+        if unlisted == reasoning:
+            text += reasoning
+        elif unlisted > 0 and unlisted_is_reasoning:
+            reasoning += unlisted
+        else:
+            raise _Refused
+    if uncached < 0 or text < 0:
+        raise _Refused
+    return Usage(uncached, cached, written, audio_in, image_in, text, reasoning, audio_out, image_out)
+
+
+def _totals(usage: dict[str, Any]) -> tuple[int, int, int | None]:
+    prompt, total = usage.get("prompt_tokens"), usage.get("total_tokens")
+    # Embeddings have no completion; a total equal to the prompt says so. Absent without that proof is not a zero.
+    completion = usage.get("completion_tokens", 0 if total == prompt else None)
+    if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
+        raise _Refused
+    if total is not None and (type(total) is not int or total < 0):
+        raise _Refused
+    return prompt, completion, total
+
+
+_NO_DETAILS: dict[str, Any] = {}
+
+
+def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
+    details = usage.get(name)
+    if details is None:
+        return _NO_DETAILS
+    if not isinstance(details, dict):
+        raise _Refused
+    return details
+
+
+def _count(parts: dict[str, Any], name: str) -> int:
+    value = parts.get(name)
+    if value is None:
+        return 0
+    # `type is` and not isinstance: True is an int to Python, not to a meter.
+    if type(value) is not int or value < 0:
+        raise _Refused
+    return value

@@ -23,6 +23,16 @@ class Deny(NamedTuple):
     policy: str
 
 
+class Refusal(NamedTuple):
+    """A denial as the caller hears it: which words, how long to wait, and whether an SDK may ask again by itself."""
+
+    deny: Deny
+    retry_after_s: float | None
+    """The true wait; None when waiting does not help."""
+    should_retry: bool
+    """False: the answer carries `x-should-retry: false`."""
+
+
 class Limit(NamedTuple):
     """One thing a call takes units of. Taken only together with every other limit of the call."""
 
@@ -36,7 +46,8 @@ class Limit(NamedTuple):
     unit: str
     """`request`, `token`, `nano_usd`, `call` ...: settling corrects the amount by unit."""
     refusal: Deny
-    """What is said when it does not fit and no other limit of its group does."""
+    """What is said when it does not fit and no other limit of its group does. The message says which limit of which
+    plan; `policies.refusals.explain` adds figures, the wait and what to do."""
     window_s: int = 0
     """Length of a rolling window; 0 for other kinds."""
     resets_at: float | None = None

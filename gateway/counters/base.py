@@ -4,7 +4,7 @@ What must always hold: in no rolling window are more than `capacity` units admit
 ends exactly once; settled and held are two numbers, neither ever negative; `retry_after_s` is the true wait.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from policies.types import Limit, LimitGroup
@@ -31,28 +31,52 @@ class Taken(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing was taken. `state` is the limit that did not fit (the last alternative of the first unsatisfied group)."""
+    """Nothing was taken. `state` is the limit that did not fit: the last alternative of the unsatisfied group that takes
+    longest to have room (of several that take equally long, the first)."""
 
     state: LimitState
     retry_after_s: float | None
     """The true wait until the amount fits if nobody else comes; None if it never will (amount above the capacity, or
-    money that only a new period or a grant brings back and no time is known)."""
+    money that only a grant brings back). Where only holds of calls in flight are in the way, a short guess."""
     held_by_others: bool
     """It would fit if the calls in flight had not taken their holds: waiting a moment may help."""
 
 
 class CounterStore(Protocol):
     async def take(self, hold_id: str, groups: Sequence[LimitGroup]) -> Taken | Refused:
-        """Take one limit of every group, or nothing. Amounts are kept under `hold_id` until it ends."""
+        """Take one limit of every group, or nothing. Amounts are kept under `hold_id` until it ends.
+
+        An amount of 0 always fits. Capacities are those of this call: a changed plan counts at once, what was used stays.
+        Raises `ValueError` when `hold_id` is open already or an amount is negative.
+        """
         ...
 
     async def settle(self, hold_id: str, actuals: Mapping[str, int]) -> None:
         """End a hold: per limit, `actuals[unit]` (default: the amount taken) becomes settled. A gauge is given back.
 
-        A request unit stays taken whatever the actuals. An unknown or ended `hold_id` changes nothing.
+        A request unit stays taken whatever the actuals. An unknown or ended `hold_id` changes nothing. An actual may be
+        above what was held: it is booked in full, the figure is then above the capacity. One below 0 counts as 0.
         """
         ...
 
     async def release(self, hold_id: str) -> None:
         """End a hold that cost nothing: money, tokens and gauges are given back; a request unit is not."""
+        ...
+
+    async def read(self, limits: Iterable[Limit]) -> tuple[LimitState, ...]:
+        """How `limits` stand now. Takes nothing and makes no counter."""
+        ...
+
+
+class CounterSeeds(Protocol):
+    """What the rebuild from the ledger writes before the first call. Each sets a figure: doing it twice is harmless."""
+
+    async def seed_rolling(
+        self, key: str, window_s: int, capacity: int, admitted: Iterable[tuple[float, int]], *, unit: str = "request"
+    ) -> None:
+        """The window holds exactly `admitted`: (age in seconds, units), in any order. `capacity` as in the limit."""
+        ...
+
+    async def seed_settled(self, key: str, units: int, *, resets_at: float | None = None) -> None:
+        """`units` are settled on a calendar or balance counter; `resets_at` as in the limit, None for a balance."""
         ...

@@ -1,0 +1,230 @@
+"""`python -m benchmarks.run`: the gateway beside nginx and LiteLLM's proxy, in one run.
+
+    1. build the mock upstream and the load generator, start the upstream
+    2. start each target, take its start-up time, warm it up, freeze it
+    3. for each round and each measurement: thaw one target, load it, note what it used, freeze it again
+    4. the gateway accounts for every call it served
+    5. print the tables
+
+Targets run on one core; load and upstream share another. Measurements are interleaved, so that whatever else the
+machine does falls on all targets alike. Exit status 1 when the gateway's ledger is not exact: such a run is void.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.machine import BUILD, TargetFailed, choose_cores, describe_machine, fdatasync_ms, filesystem_of
+from benchmarks.native import BuildFailed, Upstream, run_load
+from benchmarks.targets.base import Direct, Target, Unavailable
+from benchmarks.targets.gateway import Gateway, LedgerCheck, Seen
+from benchmarks.targets.peers import LiteLLM, Nginx
+
+_GRACE_S = 20
+_EVENTS_A_STREAM = 67  # 64 of content, the stop, the usage, [DONE]
+_TARGETS: dict[str, type[Target]] = {target.name: target for target in (Direct, Gateway, Nginx, LiteLLM)}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of load: `saturated` and `paced`, `unpaced` streams by callers at once, `steady` by calls a second."""
+
+    kind: str
+    level: int
+
+    def arguments(self, seconds: float) -> list[str]:
+        """For the load generator. Streams are not warmed up: their first burst is part of the test."""
+        stream = ["-c", str(self.level), "-d", str(seconds), "-w", "0", "-s", "-x", str(_EVENTS_A_STREAM)]
+        return {
+            "saturated": ["-c", str(self.level), "-d", str(seconds), "-m", "mock-1"],
+            # Twice the time: a hundred calls a second are few to take a 99th percentile from.
+            "steady": ["-c", "64", "-r", str(self.level), "-d", str(2 * seconds), "-m", "mock-1"],
+            "paced": [*stream, "-m", "mock-f200d10n64"],
+            "unpaced": [*stream, "-m", "mock-f0d0n64"],
+        }[self.kind] + ["-g", str(_GRACE_S)]
+
+
+PLAN = (
+    Measure("saturated", 1),
+    Measure("saturated", 64),
+    Measure("saturated", 256),
+    Measure("steady", 20),
+    Measure("steady", 100),
+    Measure("paced", 100),
+    Measure("paced", 500),
+    Measure("paced", 2000),
+    Measure("unpaced", 50),
+)
+
+
+class Bench:
+    """One run: the upstream, the targets that started, and the rows measured so far."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.target_core: int | None
+        self.load_core: int | None
+        self.target_core, self.load_core = choose_cores()
+        self.folder = folder
+        self.seconds = seconds
+        self.upstream = Upstream(self.load_core, folder)
+        self.targets: list[Target] = []
+        self.rows: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+        self._seen: dict[str, Seen] = {}
+        self._upstream_requests: dict[str, int] = {}
+
+    def start(self, name: str) -> None:
+        """Starts one target, or notes why it is left out. A gateway that does not start ends the run."""
+        target = _TARGETS[name](self.folder, self.upstream.port, self.target_core)
+        try:
+            self.targets.append(target)
+            target.start()
+        except (Unavailable, TargetFailed) as exc:
+            if name == Gateway.name:
+                raise
+            self.targets.remove(target)
+            target.stop()
+            self.left_out[name] = str(exc)
+            _say(f"{name} is left out: {exc}")
+            return
+        self._load(target, ["-c", "8", "-d", "1.5", "-w", "0", "-m", "mock-1"])
+        self._load(target, ["-c", "8", "-d", "0.5", "-w", "0", "-m", "mock-f0d0n64", "-s"])
+        target.freeze()
+        _say(f"{name} {target.version}: ready after {target.startup_s or 0:.2f} s")
+
+    def run(self, rounds: int) -> None:
+        for number in range(1, rounds + 1):
+            for measure in PLAN:
+                for target in self.targets:
+                    if measure.kind == "paced" and measure.level > target.streams_max:
+                        continue
+                    self.measure(target, measure, number)
+
+    def measure(self, target: Target, measure: Measure, number: int) -> None:
+        """One measurement of one target, which is frozen again afterwards; adds a row."""
+        target.thaw()
+        if target.process:
+            target.process.wait_quiet()
+        row = self._load(target, measure.arguments(self.seconds))
+        row.update(target=target.name, kind=measure.kind, level=measure.level, round=number)
+        row["pss_mb"] = target.process.pss_mb() if target.process else None
+        if target.process:
+            target.process.wait_quiet()
+        target.freeze()
+        self.rows.append(row)
+        _say(report.one_line(row))
+
+    def _load(self, target: Target, arguments: list[str]) -> dict[str, Any]:
+        """Loads one target; adds what it cost and what the upstream saw to what the load generator says."""
+        before, cpu_before = self.upstream.stats(), target.process.cpu_s() if target.process else 0.0
+        row = run_load(target.url, target.key, arguments, self.load_core, timeout_s=8 * self.seconds + _GRACE_S + 60)
+        cpu_s = target.process.cpu_s() - cpu_before if target.process else None
+        after = self.upstream.stats()
+        row["cpu_s"] = cpu_s
+        row["cpu_us_a_call"] = _share(cpu_s, row["answered"])
+        row["cpu_us_an_event"] = _share(cpu_s, row.get("events", 0))
+        row["upstream_connections"] = after["connections"] - before["connections"] - 1
+        seen = self._seen.get(target.name, Seen())
+        unclear = row["failed"] + row["unfinished"] + row["non_200"]
+        self._seen[target.name] = Seen(seen.ok + row["ok"], seen.unclear + unclear)
+        asked = after["requests"] - before["requests"]
+        self._upstream_requests[target.name] = self._upstream_requests.get(target.name, 0) + asked
+        return row
+
+    def check_ledger(self) -> LedgerCheck | None:
+        """The gateway's account of the whole load; None when it was not among the targets."""
+        for target in self.targets:
+            if isinstance(target, Gateway):
+                target.thaw()
+                return target.check_ledger(self._seen[target.name], self._upstream_requests[target.name])
+        return None
+
+    def stop(self) -> None:
+        for target in self.targets:
+            target.stop()
+        self.upstream.stop()
+
+
+def _share(cpu_s: float | None, count: int) -> float | None:
+    """Microseconds of processor time for each of `count`."""
+    return cpu_s * 1e6 / count if cpu_s is not None and count else None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5, help="length of one measurement (default 5, at most 60)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="how often each is repeated; medians are shown (default 2)"
+    )
+    parser.add_argument("--only", help=f"these targets, separated by commas: {', '.join(_TARGETS)}")
+    parser.add_argument(
+        "--no-litellm", action="store_true", help="leave LiteLLM's proxy out (its first run installs it)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    parser.add_argument("--keep", action="store_true", help="keep the run's folder: data, logs, configuration")
+    arguments = parser.parse_args(argv)
+    names = arguments.only.split(",") if arguments.only else list(_TARGETS)
+    unknown = [name for name in names if name not in _TARGETS]
+    if unknown:
+        parser.error(f"no such target: {', '.join(unknown)}")
+    if not 0 < arguments.seconds <= 60 or not 1 <= arguments.rounds <= 20:
+        parser.error("--seconds goes up to 60, --rounds up to 20")
+    arguments.names = [name for name in names if not (arguments.no_litellm and name == LiteLLM.name)]
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends what was started
+    BUILD.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=BUILD))
+    started_at = time.time()
+    bench = None
+    try:
+        bench = Bench(folder, arguments.seconds)
+        disk = {"fdatasync_ms": fdatasync_ms(folder), "filesystem": filesystem_of(folder)}
+        for name in arguments.names:
+            bench.start(name)
+        bench.run(arguments.rounds)
+        check = bench.check_ledger()
+        result = report.Result(
+            measured_at=started_at,
+            took_s=time.time() - started_at,
+            command=" ".join(["python -m benchmarks.run", *(argv if argv is not None else sys.argv[1:])]),
+            machine=describe_machine(),
+            is_pinned=bench.target_core is not None,
+            disk=disk,
+            targets=[report.TargetFacts(t.name, t.version, t.startup_s) for t in bench.targets],
+            left_out=bench.left_out,
+            rows=bench.rows,
+            check=check,
+        )
+    except (BuildFailed, TargetFailed, Unavailable) as exc:
+        _say(f"benchmark: {exc}")
+        return 2
+    finally:
+        if bench:
+            bench.stop()
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(report.markdown(result))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    return 0 if check is None or check.is_valid else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

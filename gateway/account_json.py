@@ -1,0 +1,87 @@
+"""Creators and keys as the admin API shows them. Instants are RFC 3339; a digest is never shown."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from gateway.errors import RequestError
+
+Row = Mapping[str, Any]
+Page = dict[str, Any]
+"""`{"data": [...], "next_cursor": str | None}`."""
+
+
+def creator_json(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "plan": row["plan"],
+        "overrides": orjson.loads(row["overrides"]),
+        "metadata": orjson.loads(row["metadata"]),
+        "is_active": row["is_active"],
+        "created_at": instant_text(row["created_at"]),
+    }
+
+
+def key_json(row: Row, now_ms: int) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "creator": row["creator_id"],
+        "name": row["name"],
+        "last4": row["last4"],
+        "status": _key_status(row, now_ms),
+        "models": None if row["models"] is None else orjson.loads(row["models"]),
+        "overrides": orjson.loads(row["overrides"]),
+        "scopes": orjson.loads(row["scopes"]),
+        "created_at": instant_text(row["created_at"]),
+        "expires_at": instant_text(row["expires_at"]),
+        "revoked_at": instant_text(row["revoked_at"]),
+        "replaced_by": row["replaced_by"],
+    }
+
+
+def admin_key_json(row: Row) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "status": "active" if row["revoked_at"] is None else "revoked",
+        "created_at": instant_text(row["created_at"]),
+        "revoked_at": instant_text(row["revoked_at"]),
+    }
+
+
+def page_json(
+    rows: Sequence[Row], limit: int, to_json: Callable[[Row], dict[str, Any]], cursor_of: Callable[[Row], str]
+) -> Page:
+    """One page of a list. `rows` holds one more than `limit` when there is another page."""
+    shown = rows[:limit]
+    next_cursor = cursor_of(shown[-1]) if len(rows) > limit else None
+    return {"data": [to_json(row) for row in shown], "next_cursor": next_cursor}
+
+
+def key_cursor(row: Row) -> str:
+    return f"{row['created_at']}-{row['id']}"
+
+
+def parse_key_cursor(cursor: str) -> tuple[int, str]:
+    """`created_at` in milliseconds and id of the last key shown. Raises `RequestError`."""
+    created_at, _, key_id = cursor.partition("-")
+    if not key_id or not (created_at.isascii() and created_at.isdigit() and len(created_at) < 18):
+        raise RequestError("`cursor` is not one that a list gave out.", param="cursor", code="invalid_value")
+    return int(created_at), key_id
+
+
+def instant_text(at_ms: int | None) -> str | None:
+    """RFC 3339, UTC, milliseconds."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _key_status(row: Row, now_ms: int) -> str:
+    if row["revoked_at"] is not None:
+        return "revoked"
+    if row["expires_at"] is not None and row["expires_at"] <= now_ms:
+        return "expired"
+    return "active" if row["replaced_by"] is None else "replaced"

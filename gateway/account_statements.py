@@ -1,0 +1,157 @@
+"""The writes behind creators and keys. A condition that must hold is part of the statement that relies on it.
+
+Instants are milliseconds since 1970. Every statement returns the rows it wrote; none means the condition did not hold.
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Executable, case, delete, insert, literal, or_, select, update
+
+from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
+from gateway.secrets import NewKey
+
+_NEW_KEY_COLUMNS = (
+    "id",
+    "creator_id",
+    "account_id",
+    "name",
+    "digest",
+    "last4",
+    "models",
+    "overrides",
+    "scopes",
+    "created_at",
+    "expires_at",
+)
+
+
+def insert_creator(id: str, *, name: str, plan: str, overrides: str, metadata: str, now: int) -> Executable:
+    """An id that was ever used is a conflict: deleted creators keep their row."""
+    row = {"id": id, "account_id": id, "name": name, "plan": plan, "overrides": overrides, "metadata": metadata}
+    return insert(creators).values(row | {"is_active": True, "created_at": now}).returning(*creators.c)
+
+
+def update_creator(id: str, changes: dict[str, Any]) -> Executable:
+    return (
+        update(creators)
+        .where(creators.c.id == id, creators.c.deleted_at.is_(None))
+        .values(changes)
+        .returning(*creators.c)
+    )
+
+
+def erase_creator(id: str, now: int) -> tuple[Executable, Executable]:
+    """The creator's row and its keys': what people may recognise goes, ids stay, the first instant of it too."""
+    creator = (
+        update(creators)
+        .where(creators.c.id == id)
+        .values(deleted_at=_first_set(creators.c.deleted_at, now), is_active=False, name="", metadata="{}")
+        .returning(creators.c.id)
+    )
+    keys = (
+        update(virtual_keys)
+        .where(virtual_keys.c.creator_id == id)
+        .values(revoked_at=_first_set(virtual_keys.c.revoked_at, now), name="")
+    )
+    return creator, keys
+
+
+def insert_key(
+    key: NewKey,
+    digest: str,
+    creator: str,
+    *,
+    now: int,
+    name: str = "",
+    models: str | None = None,
+    overrides: str = "{}",
+    scopes: str = "[]",
+    expires_at: int | None = None,
+) -> Executable:
+    """Inserts nothing when the creator is not there, so that a deletion cannot slip in between."""
+    source = select(
+        _value(key.id, "id"),
+        creators.c.id,
+        creators.c.account_id,
+        _value(name, "name"),
+        _value(digest, "digest"),
+        _value(key.last4, "last4"),
+        _value(models, "models"),
+        _value(overrides, "overrides"),
+        _value(scopes, "scopes"),
+        _value(now, "created_at"),
+        _value(expires_at, "expires_at"),
+    ).where(creators.c.id == creator, creators.c.deleted_at.is_(None))
+    return insert(virtual_keys).from_select(_NEW_KEY_COLUMNS, source).returning(*virtual_keys.c)
+
+
+def insert_successor(key: NewKey, digest: str, replaced: str, now: int) -> Executable:
+    """A key like `replaced`. Inserts nothing when that one is not live, or has a successor already."""
+    old = virtual_keys.alias("old").c
+    source = select(
+        _value(key.id, "id"),
+        old.creator_id,
+        old.account_id,
+        old.name,
+        _value(digest, "digest"),
+        _value(key.last4, "last4"),
+        old.models,
+        old.overrides,
+        old.scopes,
+        _value(now, "created_at"),
+        old.expires_at,
+    ).where(
+        old.id == replaced,
+        old.revoked_at.is_(None),
+        old.replaced_by.is_(None),
+        or_(old.expires_at.is_(None), old.expires_at > now),
+    )
+    return insert(virtual_keys).from_select(_NEW_KEY_COLUMNS, source).returning(*virtual_keys.c)
+
+
+def end_replaced(replaced: str, successor: str, ends_at: int) -> Executable:
+    """The old key ends at `ends_at`, or before if it would anyway. Only if the successor was made."""
+    keys = virtual_keys.c
+    made = virtual_keys.alias("made").c
+    is_made = select(made.id).where(made.id == successor).exists()
+    return (
+        update(virtual_keys)
+        .where(keys.id == replaced, is_made)
+        .values(replaced_by=successor, expires_at=case((keys.expires_at < ends_at, keys.expires_at), else_=ends_at))
+        .returning(*keys)
+    )
+
+
+def revoke_key(id: str, now: int) -> Executable:
+    return (
+        update(virtual_keys)
+        .where(virtual_keys.c.id == id)
+        .values(revoked_at=_first_set(virtual_keys.c.revoked_at, now))
+        .returning(*virtual_keys.c)
+    )
+
+
+def insert_admin_key(key: NewKey, digest: str, now: int) -> Executable:
+    return insert(admin_keys).values(id=key.id, digest=digest, created_at=now).returning(*admin_keys.c)
+
+
+def revoke_admin_key(id: str, now: int) -> Executable:
+    return (
+        update(admin_keys)
+        .where(admin_keys.c.id == id)
+        .values(revoked_at=_first_set(admin_keys.c.revoked_at, now))
+        .returning(*admin_keys.c)
+    )
+
+
+def put_meta(key: str, value: str) -> tuple[Executable, Executable]:
+    return delete(meta).where(meta.c.key == key), insert(meta).values(key=key, value=value)
+
+
+def _value(value: Any, column: str) -> ColumnElement[Any]:
+    return literal(value, virtual_keys.c[column].type)
+
+
+def _first_set(column: ColumnElement[Any], now: int) -> ColumnElement[Any]:
+    """The instant that stands already, else `now`."""
+    return case((column.is_(None), now), else_=column)

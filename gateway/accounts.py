@@ -1,0 +1,389 @@
+"""Creators and their virtual keys: made, changed, listed, rotated, revoked.
+
+Every write is one transaction and is forgotten by the authenticator before its caller hears of it, so that a revoked key
+is refused on the very next call. The shape of what comes in was checked by the caller (`gateway.endpoints.admin`); what
+needs the plans, the clock or the database is checked here. What comes out is JSON-ready; a key's text is in it once.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Executable, and_, or_, select
+
+from gateway import account_statements as statements
+from gateway.account_json import (
+    Page,
+    Row,
+    admin_key_json,
+    creator_json,
+    instant_text,
+    key_cursor,
+    key_json,
+    page_json,
+    parse_key_cursor,
+)
+from gateway.auth import Authenticator
+from gateway.errors import NotFound, RequestError
+from gateway.ledger.database import Conflict, Database
+from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
+from gateway.plans import default_plan, with_overrides
+from gateway.secrets import ADMIN_KEY_PREFIX, VIRTUAL_KEY_PREFIX, NewKey, Secrets, make_key, random_id
+from gateway.tasks import spawn
+from policies.types import Plan
+
+GRACE_S_DEFAULT = 86_400
+GRACE_S_MAX = 30 * 86_400
+PAGE_ROWS_DEFAULT = 100
+PAGE_ROWS_MAX = 1_000
+LIFETIME_S_MAX = 100 * 366 * 86_400
+
+_CREATOR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:@-]{1,128}")
+_SECRET_FINGERPRINT = "secret_fingerprint"  # noqa: S105 -- the name of a row
+_METADATA_BYTES_MAX = 4_096
+_OVERRIDES_BYTES_MAX = 4_096
+
+Rows = list[list[dict[str, Any]]]
+"""Per statement, the rows it returned."""
+
+
+class Accounts:
+    """The only writer of creators, virtual keys and admin keys."""
+
+    def __init__(
+        self,
+        database: Database,
+        plans: Mapping[str, Plan],
+        secrets: Secrets,
+        authenticator: Authenticator,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._plans = plans
+        self._secrets = secrets
+        self._authenticator = authenticator
+        self._wall_clock = wall_clock
+
+    @property
+    def default_plan(self) -> str:
+        """Name of the plan of a creator that was given none."""
+        return default_plan(self._plans).name
+
+    # Creators
+
+    async def create_creator(
+        self,
+        id: str | None = None,
+        *,
+        plan: str | None = None,
+        name: str = "",
+        overrides: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The new creator. Raises `RequestError`: 409 for an id in use or used before, 400 for a wrong plan or override."""
+        statement = self._insert_creator(id, plan=plan, name=name, overrides=overrides, metadata=metadata)
+        try:
+            ((row,),) = await self._commit(statement)
+        except Conflict as exc:
+            raise RequestError(
+                "This creator id is taken, or belonged to a creator that was deleted; ids are never used again.",
+                status=409,
+                code="creator_exists",
+                param="id",
+            ) from exc
+        return creator_json(row)
+
+    async def get_creator(self, id: str) -> dict[str, Any]:
+        return creator_json(await self._creator(id))
+
+    async def list_creators(
+        self, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None, plan: str | None = None
+    ) -> Page:
+        """Creators by id. `cursor` is the last page's `next_cursor`."""
+        query = select(creators).where(creators.c.deleted_at.is_(None)).order_by(creators.c.id).limit(limit + 1)
+        if cursor is not None:
+            query = query.where(creators.c.id > cursor)
+        if plan is not None:
+            query = query.where(creators.c.plan == plan)
+        rows = await self._database.fetch_all(query)
+        return page_json(rows, limit, creator_json, lambda row: str(row["id"]))
+
+    async def update_creator(self, id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Sets the named fields among `name`, `plan`, `overrides`, `metadata`, `is_active`; counts from the next call on.
+
+        `overrides` and `metadata` are replaced as a whole.
+        """
+        values = dict(changes)
+        if not values:
+            return await self.get_creator(id)
+        if "plan" in values:
+            self._check_plan(values["plan"])
+        if "overrides" in values:
+            values["overrides"] = self._overrides_text(values["overrides"])
+        if "metadata" in values:
+            values["metadata"] = _bounded_json(values["metadata"], "metadata", _METADATA_BYTES_MAX)
+        (rows,) = await self._commit(statements.update_creator(id, values), creator=id)
+        if not rows:
+            raise _no_creator()
+        return creator_json(rows[0])
+
+    async def delete_creator(self, id: str) -> dict[str, Any]:
+        """Revokes the creator's keys and erases names and metadata; the id stays taken. Deleting again changes nothing."""
+        rows, _ = await self._commit(*statements.erase_creator(id, self._now_ms()), creator=id)
+        if not rows:
+            raise _no_creator()
+        return {"id": id, "deleted": True}
+
+    # Virtual keys
+
+    async def create_key(
+        self,
+        creator: str,
+        *,
+        name: str = "",
+        models: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
+        expires_in_s: int | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        scopes: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """The new key, with its text under `key`: the only time it is told. `models` None allows every model."""
+        key = make_key(VIRTUAL_KEY_PREFIX)
+        statement = statements.insert_key(
+            key,
+            self._secrets.digest("virtual-keys", key.text),
+            creator,
+            now=self._now_ms(),
+            name=name,
+            models=None if models is None else _json_text(models),
+            overrides=self._overrides_text(overrides),
+            scopes=_json_text(scopes),
+            expires_at=self._expiry_ms(expires_at, expires_in_s),
+        )
+        (rows,) = await self._commit(statement)
+        if not rows:
+            raise _no_creator()
+        return _told_once(key, key_json(rows[0], self._now_ms()))
+
+    async def list_keys(self, creator: str, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None) -> Page:
+        """The creator's keys, oldest first, revoked and expired ones among them. Never their text."""
+        await self._creator(creator)
+        now = self._now_ms()
+        order = (virtual_keys.c.created_at, virtual_keys.c.id)
+        query = select(virtual_keys).where(virtual_keys.c.creator_id == creator).order_by(*order).limit(limit + 1)
+        if cursor is not None:
+            created_at, key_id = parse_key_cursor(cursor)
+            later = and_(virtual_keys.c.created_at == created_at, virtual_keys.c.id > key_id)
+            query = query.where(or_(virtual_keys.c.created_at > created_at, later))
+        rows = await self._database.fetch_all(query)
+        return page_json(rows, limit, lambda row: key_json(row, now), key_cursor)
+
+    async def revoke_key(self, id: str) -> dict[str, Any]:
+        """The key, refused from the next call on. Revoking again changes nothing."""
+        (rows,) = await self._commit(statements.revoke_key(id, self._now_ms()), key_id=id)
+        if not rows:
+            raise _no_key()
+        return key_json(rows[0], self._now_ms())
+
+    async def rotate_key(self, id: str, *, grace_s: int = GRACE_S_DEFAULT) -> dict[str, Any]:
+        """A new key with the old one's name, models, overrides, scopes and expiry; the old one ends in `grace_s` seconds.
+
+        Raises `RequestError` 409 when the old key is revoked, expired or was replaced before.
+        """
+        key = make_key(VIRTUAL_KEY_PREFIX)
+        now = self._now_ms()
+        digest = self._secrets.digest("virtual-keys", key.text)
+        new_rows, old_rows = await self._commit(
+            statements.insert_successor(key, digest, id, now),
+            statements.end_replaced(id, key.id, now + grace_s * 1000),
+            key_id=id,
+        )
+        if not new_rows:
+            await self._raise_why_not_rotated(id)
+        return _told_once(key, key_json(new_rows[0], now)) | {
+            "replaces": id,
+            "replaced_expires_at": instant_text(old_rows[0]["expires_at"]),
+        }
+
+    # Admin keys and the first run
+
+    async def create_admin_key(self) -> dict[str, Any]:
+        """A new admin key, with its text under `key`: the only time it is told."""
+        key = make_key(ADMIN_KEY_PREFIX)
+        ((row,),) = await self._commit(self._insert_admin_key(key))
+        return _told_once(key, admin_key_json(row))
+
+    async def list_admin_keys(self) -> Page:
+        query = select(admin_keys).order_by(admin_keys.c.created_at, admin_keys.c.id).limit(PAGE_ROWS_MAX)
+        return {"data": [admin_key_json(row) for row in await self._database.fetch_all(query)], "next_cursor": None}
+
+    async def revoke_admin_key(self, id: str) -> dict[str, Any]:
+        """The admin key, refused from the next request on. Revoking again changes nothing."""
+        (rows,) = await self._commit(statements.revoke_admin_key(id, self._now_ms()))
+        if not rows:
+            raise _no_key()
+        return admin_key_json(rows[0])
+
+    async def has_creators(self) -> bool:
+        """Whether there ever was one; deleted ones count."""
+        return await self._database.fetch_one(select(creators.c.id).limit(1)) is not None
+
+    async def has_admin_keys(self) -> bool:
+        query = select(admin_keys.c.id).where(admin_keys.c.revoked_at.is_(None)).limit(1)
+        return await self._database.fetch_one(query) is not None
+
+    async def create_first(self, creator: str, *, with_admin_key: bool) -> tuple[NewKey, NewKey | None]:
+        """The first creator with one key, and an admin key if asked for: all in one transaction, or nothing."""
+        key = make_key(VIRTUAL_KEY_PREFIX)
+        admin_key = make_key(ADMIN_KEY_PREFIX) if with_admin_key else None
+        now = self._now_ms()
+        digest = self._secrets.digest("virtual-keys", key.text)
+        writes = [
+            self._insert_creator(creator),
+            statements.insert_key(key, digest, creator, now=now, name="first key"),
+        ]
+        if admin_key is not None:
+            writes.append(self._insert_admin_key(admin_key))
+        await self._commit(*writes)
+        return key, admin_key
+
+    async def record_secret(self, *, replace: bool) -> bool:
+        """Whether the root secret is the one this database's keys were made with.
+
+        The first one seen is recorded as that; `replace` records this one when it is another.
+        """
+        mine = self._secrets.fingerprint
+        row = await self._database.fetch_one(select(meta.c.value).where(meta.c.key == _SECRET_FINGERPRINT))
+        if row is None or (replace and row["value"] != mine):
+            await self._commit(*statements.put_meta(_SECRET_FINGERPRINT, mine))
+        return row is None or row["value"] == mine
+
+    async def orphaned_plans(self) -> list[str]:
+        """Plans that creators are on and the plans file lacks: their keys are refused until it is mended."""
+        query = select(creators.c.plan).where(creators.c.deleted_at.is_(None)).distinct().order_by(creators.c.plan)
+        return [row["plan"] for row in await self._database.fetch_all(query) if row["plan"] not in self._plans]
+
+    # Writing
+
+    def _insert_creator(
+        self,
+        id: str | None,
+        *,
+        plan: str | None = None,
+        name: str = "",
+        overrides: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Executable:
+        creator = id if id is not None else f"cr_{random_id()}"
+        if _CREATOR_ID.fullmatch(creator) is None:
+            raise RequestError(
+                "`id` takes 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param="id", code="invalid_value"
+            )
+        plan = plan if plan is not None else self.default_plan
+        self._check_plan(plan)
+        return statements.insert_creator(
+            creator,
+            name=name,
+            plan=plan,
+            overrides=self._overrides_text(overrides),
+            metadata=_bounded_json(metadata or {}, "metadata", _METADATA_BYTES_MAX),
+            now=self._now_ms(),
+        )
+
+    def _insert_admin_key(self, key: NewKey) -> Executable:
+        return statements.insert_admin_key(key, self._secrets.digest("admin-keys", key.text), self._now_ms())
+
+    async def _commit(self, *writes: Executable, creator: str | None = None, key_id: str | None = None) -> Rows:
+        """Write, then forget what the write changed: both, even if the caller is cancelled in between."""
+
+        async def write_and_forget() -> Rows | Exception:
+            try:
+                return await self._database.write(*writes)
+            except Exception as exc:  # handed to the caller below; raised here it would also be logged as unheard
+                return exc
+            finally:
+                if creator is not None or key_id is not None:
+                    self._authenticator.invalidate(creator=creator, key_id=key_id)
+
+        outcome: Rows | Exception = await asyncio.shield(spawn(write_and_forget(), "write_accounts"))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    # Reading and checking
+
+    async def _creator(self, id: str) -> Row:
+        query = select(creators).where(creators.c.id == id, creators.c.deleted_at.is_(None))
+        row = await self._database.fetch_one(query)
+        if row is None:
+            raise _no_creator()
+        return row
+
+    async def _raise_why_not_rotated(self, id: str) -> None:
+        if await self._database.fetch_one(select(virtual_keys.c.id).where(virtual_keys.c.id == id)) is None:
+            raise _no_key()
+        raise RequestError(
+            "This key is revoked, expired or was replaced before; only a live key can be rotated.",
+            status=409,
+            code="key_not_live",
+        )
+
+    def _check_plan(self, plan: str) -> None:
+        if plan not in self._plans:
+            raise RequestError(
+                f"There is no such plan. Plans: {', '.join(self._plans)}.", param="plan", code="plan_unknown"
+            )
+
+    def _overrides_text(self, overrides: Mapping[str, Any] | None) -> str:
+        """Kept as they came, so that a later plan file applies to them; tried now, so that a wrong one is refused now."""
+        text = _bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX)
+        with_overrides(self._plans[self.default_plan], overrides or {})
+        return text
+
+    def _expiry_ms(self, expires_at: datetime | None, expires_in_s: int | None) -> int | None:
+        if expires_at is not None and expires_in_s is not None:
+            raise RequestError(
+                "Send `expires_at` or `expires_in_s`, not both.", param="expires_in_s", code="invalid_value"
+            )
+        now = self._now_ms()
+        if expires_in_s is not None:
+            return now + expires_in_s * 1000
+        if expires_at is None:
+            return None
+        at = round(expires_at.timestamp() * 1000)
+        if at <= now:
+            raise RequestError("`expires_at` has passed already.", param="expires_at", code="invalid_value")
+        if at > now + LIFETIME_S_MAX * 1000:
+            raise RequestError("`expires_at` is more than 100 years away.", param="expires_at", code="invalid_value")
+        return at
+
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
+
+
+def _told_once(key: NewKey, shown: dict[str, Any]) -> dict[str, Any]:
+    return {"id": key.id, "key": key.text} | shown
+
+
+def _bounded_json(value: Mapping[str, Any], param: str, bytes_max: int) -> str:
+    text = _json_text(value)
+    if len(text.encode()) > bytes_max:
+        raise RequestError(f"`{param}` is longer than {bytes_max} bytes as JSON.", param=param, code="invalid_value")
+    return text
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _no_creator() -> NotFound:
+    return NotFound("There is no creator with this id.", code="creator_not_found")
+
+
+def _no_key() -> NotFound:
+    return NotFound("There is no key with this id.", code="key_not_found")

@@ -1,0 +1,199 @@
+"""What leaves towards the client: headers by allow-list, and a provider's refusals made safe to show.
+
+A provider's 401, 402, 403 and `insufficient_quota` concern the operator, never the caller: they become 502
+`provider_unavailable`. Its other errors pass through with secrets removed.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import ceil
+from typing import Any
+
+import orjson
+
+from gateway.counters.base import LimitState, Refused
+from gateway.errors import DO_NOT_RETRY, GatewayError, PolicyDenied, UpstreamError, error_body
+from gateway.providers.base import FailureKind, UpstreamFailure
+from gateway.responder import Header
+from policies.refusals import explain
+from policies.types import Deny
+
+ERROR_BYTES_MAX = 256 * 1024
+"""What is read of a provider's error answer."""
+
+_PASSED_HEADERS = ("openai-processing-ms", "openai-version")
+_PASSED_ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
+_SAFE_VALUE = re.compile(r"[\x20-\x7e]{1,256}")
+_KEY_LIKE = re.compile(r"\b(?:sk|key|pk|xai|gsk|AIza)[-_][A-Za-z0-9_\-*]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|Bearer\s+\S+")
+_OPERATOR_STATUSES = frozenset({401, 402, 403})
+
+_FAILURES: dict[FailureKind, tuple[int, str, str]] = {
+    "unreachable": (502, "provider_unreachable", "The provider could not be reached."),
+    "died": (502, "upstream_died", "The provider closed the connection before its answer was complete."),
+    "first_byte_timeout": (504, "upstream_timeout", "The provider did not begin to answer in time."),
+    "idle_timeout": (504, "upstream_timeout", "The provider went silent in the middle of its answer."),
+    "total_timeout": (504, "upstream_timeout", "The provider did not finish its answer in time."),
+    "invalid": (502, "upstream_invalid", "The provider's answer was not one this gateway accepts."),
+}
+
+_DENIED_STATUS = {"model_not_allowed": 403, "endpoint_not_allowed": 403, "address_not_allowed": 403}
+_DENIED_TYPE = {"insufficient_quota": "insufficient_quota"}
+
+
+def limit_headers(states: Sequence[LimitState]) -> list[Header]:
+    """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` of the tightest limit of each unit."""
+    headers: list[Header] = []
+    for unit, name in ((b"requests", "request"), (b"tokens", "token")):
+        tightest = None
+        for state in states:
+            if state.limit.unit == name and (tightest is None or state.remaining < tightest.remaining):
+                tightest = state
+        if tightest is not None:
+            headers.append((b"x-ratelimit-limit-" + unit, b"%d" % tightest.limit.capacity))
+            headers.append((b"x-ratelimit-remaining-" + unit, b"%d" % tightest.remaining))
+            headers.append((b"x-ratelimit-reset-" + unit, duration(tightest.reset_s)))
+    return headers
+
+
+def duration(seconds: float) -> bytes:
+    """Go's notation, which OpenAI's reset headers use: `1s`, `6m0s`, `1h0m0s`; below a second `350ms`."""
+    if seconds < 1:
+        return b"%dms" % max(0, round(seconds * 1000))
+    whole = int(seconds) + (seconds > int(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, rest)
+    return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
+
+
+def upstream_headers(headers: dict[str, str]) -> list[Header]:
+    """What of a provider's headers a client may see: never its limits, its organisation or its cookies."""
+    passed = [(name.encode(), value.encode("latin-1")) for name in _PASSED_HEADERS if (value := _safe(headers, name))]
+    if request_id := _safe(headers, "x-request-id"):
+        passed.append((b"x-upstream-request-id", request_id.encode("latin-1")))
+    return passed
+
+
+def upstream_request_id(headers: dict[str, str]) -> str:
+    return _safe(headers, "x-request-id") or ""
+
+
+def denied(deny: Deny) -> PolicyDenied:
+    """A policy's own refusal, before any limit was asked."""
+    status = _DENIED_STATUS.get(deny.code, 429)
+    return PolicyDenied(
+        deny.message,
+        status=status,
+        type="permission_error" if status == 403 else _DENIED_TYPE.get(deny.code),
+        code=deny.code,
+        metadata={"policy": deny.policy},
+        headers=DO_NOT_RETRY if status == 403 else None,
+    )
+
+
+def refused(refusal: Refused, now_unix: float) -> PolicyDenied:
+    """A limit that did not fit, with the true wait; only what waiting heals soon may be retried by an SDK."""
+    state = refusal.state
+    limit = state.limit
+    said = explain(
+        limit,
+        settled=state.settled,
+        held=state.held,
+        retry_after_s=refusal.retry_after_s,
+        held_by_others=refusal.held_by_others,
+    )
+    metadata: dict[str, Any] = {
+        "policy": said.deny.policy,
+        "name": limit.name,
+        "unit": limit.unit,
+        "limit": limit.capacity,
+        "settled": state.settled,
+        "held": state.held,
+        "remaining": state.remaining,
+    }
+    headers: dict[str, str] = {}
+    wait = said.retry_after_s
+    if wait is not None:
+        metadata["reset_at"] = _instant(now_unix + wait)
+        headers["retry-after"] = str(max(1, ceil(wait)))
+        headers["retry-after-ms"] = str(max(1, ceil(wait * 1000)))
+    if not said.should_retry or said.deny.code == "insufficient_quota":
+        headers.update(DO_NOT_RETRY)
+    code = said.deny.code
+    return PolicyDenied(said.deny.message, type=_DENIED_TYPE.get(code), code=code, metadata=metadata, headers=headers)
+
+
+def upstream_failed(failure: UpstreamFailure) -> UpstreamError:
+    status, code, message = _FAILURES[failure.kind]
+    return UpstreamError(message, status=status, code=code)
+
+
+def upstream_invalid() -> UpstreamError:
+    status, code, message = _FAILURES["invalid"]
+    return UpstreamError(message, status=status, code=code, headers=DO_NOT_RETRY)
+
+
+def provider_refusal(
+    status: int, headers: dict[str, str], body: bytes, provider_key: str
+) -> tuple[GatewayError, bytes]:
+    """The error and the body a client gets for a provider's answer of 300 or more."""
+    error = _error_of(body)
+    if status in _OPERATOR_STATUSES or (error and "insufficient_quota" in (error.get("code"), error.get("type"))):
+        unavailable = UpstreamError(
+            "The provider cannot be used right now; the operator of this gateway has to look after it.",
+            code="provider_unavailable",
+            headers=DO_NOT_RETRY,
+        )
+        return unavailable, unavailable.body()
+    passed = {name: value for name in _PASSED_ERROR_HEADERS if (value := _safe(headers, name))}
+    said = error or {"code": "upstream_error"}
+    message = redact(str(said.get("message") or "The provider answered with an error."), provider_key)
+    kind = _word(said.get("type"), provider_key) or "upstream_error"
+    code, param = _word(said.get("code"), provider_key), _word(said.get("param"), provider_key)
+    refusal = UpstreamError(message, status=status, type=kind, code=code, headers=passed)
+    return refusal, error_body(message, kind, code, param)
+
+
+def redact(text: str, provider_key: str) -> str:
+    """Without the provider's key and without anything that looks like one."""
+    if provider_key:
+        text = text.replace(provider_key, "[redacted]")
+    return _KEY_LIKE.sub("[redacted]", text)
+
+
+def redact_bytes(data: bytes, provider_key: str) -> bytes:
+    """`redact` for bytes that need not be UTF-8; nothing else changes."""
+    return redact(data.decode("utf-8", "surrogateescape"), provider_key).encode("utf-8", "surrogateescape")
+
+
+def _word(value: object, provider_key: str) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return redact(str(value), provider_key)
+
+
+def _error_of(body: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if isinstance(parsed, list) and parsed:  # Gemini's compatible endpoint wraps its error in a list
+        parsed = parsed[0]
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    if isinstance(error, str):  # Ollama's older shape
+        return {"message": error}
+    return error if isinstance(error, dict) else None
+
+
+def _instant(unix_time: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError):  # the end of the calendar's last month
+        return None
+
+
+def _safe(headers: dict[str, str], name: str) -> str | None:
+    value = headers.get(name)
+    return value if value and _SAFE_VALUE.fullmatch(value) else None

@@ -1,0 +1,143 @@
+"""One call in flight, and the register of all of them: what a drain, a deadline or a leaving client can interrupt."""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Literal
+
+from gateway.errors import StoreError
+
+InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
+
+
+class Call:
+    """Lifetime: one request. Only its own task changes it, except through `interrupt`."""
+
+    __slots__ = (
+        "_is_interruptible",
+        "_task",
+        "admitted_at",
+        "creator",
+        "deadline_at",
+        "endpoint",
+        "first_byte_at",
+        "interrupted_by",
+        "is_dialled",
+        "is_ended",
+        "key_id",
+        "request_id",
+        "started_at",
+    )
+
+    def __init__(self, endpoint: str) -> None:
+        self.request_id = new_request_id()
+        self.endpoint = endpoint
+        self.started_at = time.monotonic()
+        self.admitted_at = datetime.now(UTC)
+        self.first_byte_at: float | None = None
+        self.deadline_at = float("inf")
+        """On the monotonic clock: when even a client that will not read has had its time."""
+        self.creator = ""
+        self.key_id = ""
+        self.is_dialled = False
+        """The hold is durable: from here on the request counts as sent, unless the provider's failure says otherwise."""
+        self.is_ended = False
+        """The hold has been ended, or its settle is on the way."""
+        self.interrupted_by: InterruptReason | None = None
+        self._task = asyncio.current_task()
+        self._is_interruptible = False
+
+    def allow_interrupts(self) -> None:
+        """From here on `interrupt` cancels what the call waits for."""
+        self._is_interruptible = True
+
+    def forbid_interrupts(self) -> None:
+        """From here on the call runs to its end: it settles."""
+        self._is_interruptible = False
+
+    def interrupt(self, reason: InterruptReason) -> None:
+        """Stop waiting for upstream or client, and settle. Does nothing before the dial and once settling began."""
+        if self._is_interruptible and self._task is not None:
+            self._is_interruptible = False
+            self.interrupted_by = reason
+            self._task.cancel()
+
+    def absorb_interrupt(self) -> bool:
+        """True if the cancellation just caught was our own interrupt, which ends here; False if it must go on."""
+        if self.interrupted_by is None or self._task is None:
+            return False
+        self._task.uncancel()
+        return True
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started_at) * 1000)
+
+    def ttft_ms(self) -> int | None:
+        """From the request to the first byte relayed."""
+        return None if self.first_byte_at is None else int((self.first_byte_at - self.started_at) * 1000)
+
+
+class Calls:
+    """Every call in flight. Bounded: above `calls_max` new ones get 503."""
+
+    def __init__(self, calls_max: int) -> None:
+        self._calls_max = calls_max
+        self._open: dict[str, Call] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._open
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(list(self._open.values()))
+
+    def enter(self, call: Call) -> None:
+        """Raises `StoreError` while draining and above the bound."""
+        if self.is_draining:
+            raise StoreError(
+                "The gateway is shutting down; try again in a moment.",
+                code="shutting_down",
+                headers={"retry-after": "1", "connection": "close"},
+            )
+        if len(self._open) >= self._calls_max:
+            raise StoreError(
+                "The gateway is at its limit of calls in flight; try again in a moment.",
+                code="overloaded",
+                headers={"retry-after": "1"},
+            )
+        self._open[call.request_id] = call
+        self._idle.clear()
+
+    def leave(self, call: Call) -> None:
+        self._open.pop(call.request_id, None)
+        if not self._open:
+            self._idle.set()
+
+    def interrupt_overdue(self) -> None:
+        """End the calls whose client stopped reading: past its deadline an upstream exchange would have ended itself."""
+        now = time.monotonic()
+        for call in self:
+            if now > call.deadline_at:
+                call.interrupt("total_timeout")
+
+    def begin_drain(self) -> None:
+        self.is_draining = True
+
+    def interrupt_all(self) -> None:
+        for call in self:
+            call.interrupt("drain")
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+
+def new_request_id() -> str:
+    """`req_` and 32 hex digits, the first 12 of them the time in milliseconds: ids sort by time, and index well."""
+    return f"req_{time.time_ns() // 1_000_000:012x}{random.getrandbits(80):020x}"

@@ -1,0 +1,130 @@
+"""`gateway keys` and `gateway admin-keys`: made, listed, rotated, revoked. A key's text is printed once, when it is made."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.commands.client import admin_client, pages
+from gateway.commands.creators import creator_path, parse_overrides
+from gateway.commands.output import AsJson, echo_fields, echo_json, echo_table
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Virtual keys: what creators call the gateway with.")
+admin_app = typer.Typer(no_args_is_help=True, help="Admin keys: what the admin API is called with.")
+
+_COLUMNS = ("id", "name", "last4", "status", "models", "overrides", "created_at", "expires_at", "replaced_by")
+_ADMIN_COLUMNS = ("id", "status", "created_at", "revoked_at")
+_SHOWN_ONCE = "The key is shown once and cannot be read again."
+_PREFIXES = ("sk-gw-", "sk-gwadmin-")
+
+KeyId = Annotated[str, typer.Argument(help="The key's public id (its second part).")]
+
+
+@app.command()
+def create(
+    creator: Annotated[str, typer.Argument(help="Id of the creator the key is for.")],
+    name: Annotated[str, typer.Option(help="What people call the key.")] = "",
+    model: Annotated[list[str], typer.Option(help="A model the key may use; none given: all. Repeatable.")] = [],  # noqa: B006
+    expires_at: Annotated[str | None, typer.Option(help="When it ends, such as 2030-01-31T12:00:00Z.")] = None,
+    expires_in_s: Annotated[int | None, typer.Option(help="When it ends, in seconds from now.")] = None,
+    override: Annotated[
+        list[str], typer.Option("--override", help="A limit above the creator's, FIELD=VALUE. Repeatable.")
+    ] = [],  # noqa: B006 -- typer copies it
+    as_json: AsJson = False,
+) -> None:
+    """Make a virtual key for a creator, and print it once."""
+    body: dict[str, Any] = {"name": name, "overrides": parse_overrides(override)}
+    given = {"models": model or None, "expires_at": expires_at, "expires_in_s": expires_in_s}
+    body |= {field: value for field, value in given.items() if value is not None}
+    with admin_client(_settings()) as client:
+        _show_new(client.request("POST", f"{creator_path(creator)}/keys", json=body).json(), as_json)
+
+
+@app.command("list")
+def list_(
+    creator: Annotated[str, typer.Argument(help="Id of the creator.")],
+    as_json: AsJson = False,
+) -> None:
+    """List a creator's keys, revoked and expired ones too."""
+    with admin_client(_settings(), read_only=True) as client:
+        rows = list(pages(client, f"{creator_path(creator)}/keys"))
+    _show_rows(rows, _COLUMNS, as_json)
+
+
+@app.command()
+def revoke(id: KeyId, as_json: AsJson = False) -> None:
+    """Revoke a key: it is refused from the next call on."""
+    with admin_client(_settings()) as client:
+        _show(client.request("DELETE", f"/admin/keys/{_public_id(id)}").json(), as_json)
+
+
+@app.command()
+def rotate(
+    id: KeyId,
+    grace_s: Annotated[
+        int | None, typer.Option(help="How long the old key goes on, in seconds; a day if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key that takes another's place; the old one ends after a grace."""
+    body = {} if grace_s is None else {"grace_s": grace_s}
+    with admin_client(_settings()) as client:
+        _show_new(client.request("POST", f"/admin/keys/{_public_id(id)}/rotate", json=body).json(), as_json)
+
+
+@admin_app.command("create")
+def create_admin(as_json: AsJson = False) -> None:
+    """Make an admin key, and print it once."""
+    with admin_client(_settings()) as client:
+        _show_new(client.request("POST", "/admin/admin-keys").json(), as_json)
+
+
+@admin_app.command("list")
+def list_admin(as_json: AsJson = False) -> None:
+    """List the admin keys. The one in GATEWAY_ADMIN_KEY is not among them."""
+    with admin_client(_settings(), read_only=True) as client:
+        rows = client.get("/admin/admin-keys")["data"]
+    _show_rows(rows, _ADMIN_COLUMNS, as_json)
+
+
+@admin_app.command("revoke")
+def revoke_admin(id: KeyId, as_json: AsJson = False) -> None:
+    """Revoke an admin key: it is refused from the next request on."""
+    with admin_client(_settings()) as client:
+        _show(client.request("DELETE", f"/admin/admin-keys/{_public_id(id)}").json(), as_json)
+
+
+def _public_id(text: str) -> str:
+    """The public id, also of a whole key: who revokes a leaked key has that at hand. The secret part goes no further."""
+    from urllib.parse import quote
+
+    prefix = next((prefix for prefix in _PREFIXES if text.startswith(prefix)), "")
+    return quote(text.removeprefix(prefix).partition("-")[0] if prefix else text, safe="")
+
+
+def _settings() -> "Settings":
+    from gateway.config import load_settings
+
+    return load_settings()
+
+
+def _show(row: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        echo_json(row)
+    else:
+        echo_fields(row)
+
+
+def _show_new(row: dict[str, Any], as_json: bool) -> None:
+    _show(row, as_json)
+    if not as_json:
+        typer.echo(_SHOWN_ONCE, err=True)
+
+
+def _show_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        echo_json(rows)
+    else:
+        echo_table(columns, rows)

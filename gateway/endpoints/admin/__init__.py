@@ -1,0 +1,61 @@
+"""The admin API: its routes, who may reach them, and the same API as the Unix socket and the CLI use it."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.endpoints import EXCEPTION_HANDLERS, error_response
+from gateway.errors import GatewayError
+
+__all__ = ["AdminOnly", "admin_routes", "control_app"]
+
+_MODULES = ("creators", "keys", "ledger", "costs", "charges")
+
+
+def admin_routes() -> list[BaseRoute]:
+    """Every route below /admin. Put them behind `AdminOnly`: none of them asks who is calling."""
+    modules = [import_module(f"{__name__}.{name}") for name in _MODULES]
+    return [route for module in modules for route in module.routes]
+
+
+class AdminOnly:
+    """Lets nothing below /admin answer, not even a 404, before the caller showed an admin key.
+
+    Plain ASGI middleware. Looks at `scope["path"]` alone, which is what routes are chosen by too. Finds the
+    `AdminAuthenticator` in `app.state.admin_authenticator`; `is_trusted` needs none: on a 0600 Unix socket the file
+    system has said who may call.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_trusted: bool = False) -> None:
+        self._app = app
+        self._is_trusted = is_trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_trusted and _is_admin_path(scope["path"]):
+            try:
+                await scope["app"].state.admin_authenticator.authenticate(scope["headers"])
+            except GatewayError as exc:
+                await error_response(exc)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def control_app(state: Mapping[str, Any]) -> Starlette:
+    """The admin API for callers who are trusted already: those on the control socket, and the CLI's own process.
+
+    `state` is what the handlers find in `request.app.state`: `accounts` and whatever else the admin modules read.
+    """
+    app = Starlette(routes=admin_routes(), exception_handlers=EXCEPTION_HANDLERS)
+    app.router.redirect_slashes = False
+    app.add_middleware(AdminOnly, is_trusted=True)
+    for name, value in state.items():
+        setattr(app.state, name, value)
+    return app
+
+
+def _is_admin_path(path: str) -> bool:
+    return path == "/admin" or path.startswith("/admin/")

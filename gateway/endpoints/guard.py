@@ -1,0 +1,52 @@
+"""Plain ASGI middleware in front of the router: who may pass, and a request id on every answer.
+
+Everything below /v1 needs a virtual key and everything below /admin an admin key, known path or not; what is open is
+listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there.
+"""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.calls import new_request_id
+from gateway.endpoints import error_response
+from gateway.errors import GatewayError, NotFound
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+
+
+class CreatorOnly:
+    """Authenticates the virtual key of all that is neither open nor /admin; the account is `request.state.account`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path in OPEN_PATHS or path.startswith("/admin/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if not path.startswith("/v1/"):
+                raise NotFound("There is nothing at this path. The API begins at /v1.")
+            account = await scope["app"].state.authenticator.authenticate(scope["headers"])
+        except GatewayError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["account"] = account
+        await self._app(scope, receive, send)
+
+
+class RequestIds:
+    """`x-request-id` on every answer that has none of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = message.setdefault("headers", [])
+                if not any(name == b"x-request-id" for name, _ in headers):
+                    headers.append((b"x-request-id", new_request_id().encode()))
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,132 @@
+"""The server's edge: uvicorn's HTTP protocol with the bounds it lacks.
+
+A connection that says nothing, dribbles its headers or its body is closed by a deadline; a head too large is answered
+431; a request without exactly one sane Host, or one that asks for another host in its target, is answered 400. Answers
+are OpenAI-shaped JSON like all others, since a client's SDK reads them.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.calls import new_request_id
+from gateway.errors import error_body
+
+HEAD_BYTES_MAX = 65_536
+HEADERS_MAX = 128
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+
+
+class _RefusedHead(Exception):
+    """Stops the parser; what is answered stands in `_refusal`."""
+
+
+class FrontProtocol(HttpToolsProtocol):
+    """`header_timeout_s` and `body_timeout_s` are set on a subclass made by `front_protocol`."""
+
+    header_timeout_s: float
+    body_timeout_s: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._phase: str | None = "headers"
+        self._timed_phase: str | None = None
+        self._head_bytes = 0
+        self._refusal = (400, "invalid_request", "The request is not valid HTTP/1.1.")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._arm("headers")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase != "body":
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._disarm()
+        elif self._phase is None:
+            if self._timed_phase is not None:
+                self._disarm()
+        elif self._phase == "headers" and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(431, "headers_too_large", "The request's headers are too large.")
+            self.send_400_response("")
+        elif self._phase != self._timed_phase:
+            self._arm(self._phase)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._phase = "headers"
+        self.scope["gateway.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+
+    def on_headers_complete(self) -> None:
+        self._phase = "body"
+        self._check_head()
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._phase = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """The refusal as JSON; uvicorn calls this for whatever the parser could not accept."""
+        self._disarm()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Another answer is on its way on this connection: nothing may be written into the middle of it.
+            self.transport.abort()
+            return
+        status, code, message = self._refusal
+        body = error_body(message, "invalid_request_error", code)
+        head = (
+            b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\nconnection: close\r\n\r\n"
+            % (len(body), new_request_id().encode())
+        )
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+    def _check_head(self) -> None:
+        if len(self.headers) > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX < self._size_of_head():
+            self._refuse(431, "headers_too_large", "The request's headers are too large.")
+            raise _RefusedHead
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]) or not self.url.startswith(b"/"):
+            self._refuse(400, "invalid_host", "The request needs one Host header and a path as its target.")
+            raise _RefusedHead
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._refusal = (status, code, message)
+
+    def _arm(self, phase: str) -> None:
+        self._disarm()
+        self._timed_phase = phase
+        seconds = self.header_timeout_s if phase == "headers" else self.body_timeout_s
+        self._deadline = self.loop.call_later(seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        self._timed_phase = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if self._timed_phase == "body" or self._head_bytes:
+            self._refuse(408, "request_timeout", "The request did not arrive in time.")
+            self.send_400_response("")
+        self.transport.abort() if self.transport.is_closing() else self.transport.close()
+
+
+def front_protocol(*, header_timeout_s: float, body_timeout_s: float) -> type[FrontProtocol]:
+    """The protocol class for uvicorn's `http` option, with these deadlines in seconds."""
+    bounds = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s}
+    return type("BoundedFrontProtocol", (FrontProtocol,), bounds)

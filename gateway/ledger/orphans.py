@@ -1,0 +1,93 @@
+"""Holds whose call is dead: booked at what the call has probably cost, so that no money is lost and no hold stays.
+
+Every committed hold counts as dialled. It books `orphan_cost_nano_usd`, which its hold brought along: at most the amount
+held, the price of the input estimate and 1 000 output tokens.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import select
+
+from gateway.ledger.database import Database
+from gateway.ledger.periods import instant, now_ms
+from gateway.ledger.records import Entry
+from gateway.ledger.rows import attribution_of_hold, orphan_usage_of_hold, route_of
+from gateway.ledger.schema import holds
+from gateway.ledger.transactions import Transactions
+
+__all__ = ["book_orphans"]
+
+_SLICE = 1_000
+"""Holds ended in one transaction; calls that settle meanwhile wait for it."""
+
+
+async def book_orphans(
+    database: Database,
+    *,
+    older_than_s: float = 0,
+    instance_id: str | None = None,
+    is_alive: Callable[[str], bool] = lambda request_id: False,
+) -> list[dict[str, Any]]:
+    """End every open hold that fits, and book it. Returns request_id, creator, cost_nano_usd and admitted_at of each.
+
+    At the start of a gateway with a database of its own that is every hold. `older_than_s` counts from when the hold was
+    written; `instance_id` looks at the holds of one process only; a hold whose call `is_alive` is left alone, however
+    old it is. A hold that its call ends at the same moment is booked once, by whoever came first.
+    """
+    latest_ms = now_ms() - int(older_than_s * 1000)
+    after, booked = "", []
+    while True:
+        query = select(holds).where(holds.c.id > after, holds.c.created_at <= latest_ms)
+        if instance_id is not None:
+            query = query.where(holds.c.instance_id == instance_id)
+        rows = await database.fetch_all(query.order_by(holds.c.id).limit(_SLICE))
+        if not rows:
+            return booked
+        after = rows[-1]["id"]
+        dead = [row for row in rows if not is_alive(row["id"])]
+        if dead:
+            booked.extend(await database.run(lambda transactions, dead=dead: _book(transactions, dead)))  # type: ignore[misc]
+
+
+def _book(transactions: Transactions, dead: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ended = transactions.end_holds([row["id"] for row in dead])
+    booked = [row for row in dead if row["id"] in ended]
+    transactions.post(_crashed(row) for row in booked)
+    return [
+        {
+            "request_id": row["id"],
+            "creator": row["creator"],
+            "cost_nano_usd": row["orphan_cost_nano_usd"],
+            "admitted_at": row["admitted_at"],
+        }
+        for row in booked
+    ]
+
+
+def _crashed(row: dict[str, Any]) -> Entry:
+    cost = row["orphan_cost_nano_usd"]
+    route = route_of(row)
+    return Entry(
+        attribution=attribution_of_hold(row, instant(row["admitted_at"])),
+        route=route,
+        attempt=1,
+        final=True,
+        kind="usage",
+        usage=orphan_usage_of_hold(row),
+        usage_source="estimated",
+        cost_nano_usd=cost,
+        charge_nano_usd=cost if route.payer == "quota" else 0,
+        payer_amount=cost if route.payer_unit == "nano_usd" else 0,
+        outcome="crashed",
+        flags="",
+        error="crashed",
+        status=0,
+        cached=False,
+        is_streaming=False,
+        latency_ms=0,
+        ttft_ms=None,
+        upstream_request_id="",
+        free_attempts="",
+        downgrade_reason="",
+    )

@@ -1,0 +1,78 @@
+"""Records flattened into rows of the tables, in the order of `HOLD_COLUMNS` and `ENTRY_COLUMNS`.
+
+Runs once for each hold and each entry. Booleans become integers here: the sqlite3 module is slow to adapt them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.ledger.periods import ms_of, period_of
+from gateway.ledger.records import Attribution, Entry, Hold, Route
+from gateway.usage import Usage
+
+__all__ = ["attribution_of_hold", "entry_row", "hold_row", "orphan_usage_of_hold", "route_of"]
+
+_ADMITTED_AT = Attribution._fields.index("admitted_at")
+
+
+def hold_row(hold: Hold, instance_id: str, now_ms: int) -> tuple[Any, ...]:
+    attribution = hold.attribution
+    return (
+        attribution.request_id,
+        instance_id,
+        *attribution[1:_ADMITTED_AT],
+        ms_of(attribution.admitted_at),
+        *hold.route,
+        hold.amount_nano_usd,
+        *hold.orphan_usage,
+        hold.orphan_cost_nano_usd,
+        now_ms,
+    )
+
+
+def entry_row(entry: Entry, id: str, created_at: int, corrects: str | None = None) -> tuple[Any, ...]:
+    """A call is in the period of its admission; what corrects an entry is in the period of its own instant."""
+    attribution = entry.attribution
+    admitted_at = ms_of(attribution.admitted_at)
+    return (
+        id,
+        *attribution[:_ADMITTED_AT],
+        admitted_at,
+        *entry.route,
+        entry.attempt,
+        1 if entry.final else 0,
+        entry.kind,
+        *entry.usage,
+        entry.usage_source,
+        entry.cost_nano_usd,
+        entry.charge_nano_usd,
+        entry.payer_amount,
+        entry.outcome,
+        entry.flags,
+        entry.error,
+        entry.status,
+        1 if entry.cached else 0,
+        1 if entry.is_streaming else 0,
+        entry.latency_ms,
+        entry.ttft_ms,
+        entry.upstream_request_id,
+        entry.free_attempts,
+        entry.downgrade_reason,
+        *period_of(admitted_at),
+        created_at,
+        corrects,
+    )
+
+
+def attribution_of_hold(row: Mapping[str, Any], admitted_at: Any) -> Attribution:
+    """`admitted_at` as the caller wants to have it: the row has milliseconds."""
+    names = (name for name in Attribution._fields if name not in {"request_id", "admitted_at"})
+    return Attribution(request_id=row["id"], admitted_at=admitted_at, **{name: row[name] for name in names})
+
+
+def route_of(row: Mapping[str, Any]) -> Route:
+    return Route(*(row[name] for name in Route._fields))
+
+
+def orphan_usage_of_hold(row: Mapping[str, Any]) -> Usage:
+    return Usage(*(row[f"orphan_{name}"] for name in Usage._fields))

@@ -1,0 +1,347 @@
+"""The ledger's one writer: a thread that commits in groups, and the queue in front of it.
+
+1. A caller's work joins the queue. If the thread is idle, the queue is handed over at the end of this turn of the event
+   loop, so that everything of one turn is one transaction.
+2. The thread commits the batch (`gateway.ledger.transactions`) and comes back with a single wake-up of the event loop.
+3. The loop wakes the callers and hands over what has queued meanwhile. There is no timer: a lone call waits for nobody.
+
+The queue belongs to the event loop, a batch to the thread that has it, so neither needs a lock.
+
+When the store fails, holds fail at once and go on failing until a probe succeeds; settles stay in the queue, in their
+order, and are tried again with growing pauses until they are committed. Their callers wait for at most `settle_timeout_s`.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Executable
+
+from gateway.errors import StoreError
+from gateway.ledger.ballast import Ballast
+from gateway.ledger.faults import RETRY_AFTER_S, store_error
+from gateway.ledger.periods import now_ms, period_of
+from gateway.ledger.records import Entry, Hold
+from gateway.ledger.statements import Row, compile_statement
+from gateway.ledger.transactions import HoldWork, SettleWork, TaskWork, Transactions, Work
+
+__all__ = ["Writer"]
+
+_log = structlog.get_logger()
+
+_BATCH_MAX = 512
+_RETRY_FIRST_S = 0.05
+_RETRY_MAX_S = 2.0
+_WATCH_S = 0.25
+_REFUSALS_S = 1.0
+_ADD_REFUSALS = (
+    "INSERT INTO refusals_daily (creator, day, reason, count) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (creator, day, reason) DO UPDATE SET count = count + excluded.count"
+)
+
+Batch = Sequence[Work]
+Result = TypeVar("Result")
+
+
+class Writer:
+    """The `Ledger` of the pipeline, and the way of every other write. Belongs to the event loop that started it."""
+
+    def __init__(
+        self, path: Path, *, instance_id: str, settle_timeout_s: float, calls_max: int, ballast: Ballast
+    ) -> None:
+        self._path = path
+        self._instance_id = instance_id
+        self._settle_timeout_s = settle_timeout_s
+        self._queue_max = calls_max
+        self._ballast = ballast
+        self._queue: deque[Work] = deque()
+        self._in_hand: Batch = ()
+        """What the thread is committing now."""
+        self._handed_over_at = 0.0
+        self._is_busy = False
+        """The thread has a batch, or a pause after a failure is running."""
+        self._trouble: StoreError | None = None
+        self._is_stuck = False
+        """The thread has been at one batch for longer than a caller may wait."""
+        self._is_closing = False
+        self._is_closed = False
+        self._retry_s = _RETRY_FIRST_S
+        self._watch: asyncio.TimerHandle | None = None
+        self._refusals: dict[tuple[str, str, str], int] = {}
+        self._refusals_timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._inbox: SimpleQueue[tuple[Batch, bool] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+
+    async def start(self) -> None:
+        """Opens the database for writing. Raises what opening it raised."""
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._thread.start()
+        await self._opened
+
+    @property
+    def is_ready(self) -> bool:
+        """False while the store is in trouble: holds are refused, settles wait."""
+        return self._trouble is None and not self._is_stuck and not self._is_closing
+
+    # What callers ask for
+
+    async def hold(self, hold: Hold) -> None:
+        """Returns when the hold survives kill -9. Raises `StoreError`: it is not and will not be in the ledger."""
+        if not self.is_ready or len(self._queue) >= self._queue_max:
+            raise self._refusal()
+        work = HoldWork(hold, self._loop.create_future(), self._loop.time())
+        self._submit(work)
+        await work.on_done
+
+    async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:
+        """Ends the hold and posts `entries` in one transaction; returns when that survives a power cut.
+
+        Posts nothing when somebody else has ended the hold. Raises `StoreError` after `settle_timeout_s`: the entries are
+        kept, and posted as soon as that is possible. Cancelling the caller does not cancel the settling.
+        """
+        work = SettleWork(hold_id, entries, self._loop.create_future(), self._loop.time())
+        self._submit(work)
+        await work.on_done
+
+    def count_refusal(self, creator: str, reason: str) -> None:
+        """Counted per creator, day and reason; written at most once a second. Never blocks, never raises."""
+        key = (creator, period_of(now_ms())[0], reason)
+        self._refusals[key] = self._refusals.get(key, 0) + 1
+        if self._refusals_timer is None and not self._is_closing:
+            self._refusals_timer = self._loop.call_later(_REFUSALS_S, self._flush_refusals)
+
+    async def post(self, entries: Sequence[Entry], *, corrects: str | None = None) -> list[str]:
+        """Posts entries that no hold stands for: cache hits, grants, refunds. Returns their ids.
+
+        `corrects` is the id of the entry they mend. Raises `Conflict` if one of them is booked already, `StoreError`.
+        """
+        return await self.run(lambda transactions: transactions.post(entries, corrects=corrects))
+
+    async def write(self, *statements: Executable) -> list[list[Row]]:
+        """Executes all or none, in one transaction that survives a power cut. Returns the rows of each `returning`.
+
+        Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError`.
+        """
+        compiled = [compile_statement(statement) for statement in statements]
+        return await self.run(lambda transactions: [each.run(transactions.connection) for each in compiled])
+
+    async def run(self, task: Callable[[Transactions], Result]) -> Result:
+        """What `task` returned, inside a transaction of its own on the writer's thread; rolled back if it raises.
+
+        Keep it short: every call waits meanwhile. It must not touch the event loop.
+        """
+        if self._is_closing:
+            raise self._refusal()
+        work = TaskWork(task, self._loop.create_future(), self._loop.time())
+        self._submit(work)
+        result: Result = await work.on_done
+        return result
+
+    async def close(self, timeout_s: float) -> None:
+        """Commits what is queued and ends the thread. What cannot be written in `timeout_s` is given up, and logged.
+
+        Holds of settles given up stay open in the database: the next start books them as crashed.
+        """
+        if self._is_closing:
+            return
+        if self._refusals_timer is not None:
+            self._refusals_timer.cancel()
+        self._flush_refusals()
+        self._is_closing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            lost = [work.hold_id for work in (*self._in_hand, *self._queue) if isinstance(work, SettleWork)]
+            _log.critical("ledger_closed_with_work_left", settles=len(lost), request_ids=lost[:100])
+        finally:
+            self._is_closed = True
+            self._fail_waiters((*self._in_hand, *self._queue))
+            self._queue.clear()
+            if self._watch is not None:
+                self._watch.cancel()
+            self._inbox.put(None)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended
+        except TimeoutError:
+            _log.critical("ledger_writer_stuck")
+
+    # The queue
+
+    def _submit(self, work: Work) -> None:
+        if self._is_closed:
+            raise self._refusal()
+        self._queue.append(work)
+        if not self._is_busy:
+            self._is_busy = True
+            self._idle.clear()
+            self._loop.call_soon(self._hand_over)
+        if self._watch is None:
+            self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
+
+    def _hand_over(self) -> None:
+        if self._is_closed:
+            return
+        if len(self._queue) <= _BATCH_MAX:
+            self._in_hand = list(self._queue)
+            self._queue.clear()
+        else:
+            self._in_hand = list(islice(self._queue, _BATCH_MAX))
+            for _ in self._in_hand:
+                self._queue.popleft()
+        self._handed_over_at = self._loop.time()
+        self._inbox.put((self._in_hand, self._trouble is not None))
+
+    def _finished(self, batch: Batch, trouble: StoreError | None) -> None:
+        """Back on the event loop: wake the callers, then go on with what has queued."""
+        self._in_hand = ()
+        self._is_stuck = False
+        retries = [work for work in batch if work.must_retry] if trouble is not None else ()
+        for work in batch:
+            if work.must_retry:
+                continue
+            self._wake(work)
+        for work in reversed(retries):
+            work.must_retry = False
+            self._queue.appendleft(work)
+        self._trouble = trouble
+        if trouble is not None:
+            self._drop_queued_holds()
+            self._loop.call_later(self._retry_s, self._hand_over)
+            self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
+            return
+        self._retry_s = _RETRY_FIRST_S
+        if self._queue:
+            self._hand_over()
+        else:
+            self._is_busy = False
+            self._idle.set()
+
+    def _wake(self, work: Work) -> None:
+        future: asyncio.Future[Any] = work.on_done
+        if not future.done():
+            if work.error is None:
+                future.set_result(work.result)
+            else:
+                future.set_exception(_own(work.error))
+        elif isinstance(work, HoldWork) and work.is_given_up and work.error is None:
+            # Its caller was told that it failed, and dialled nobody: nothing may be booked for it.
+            self._queue.append(SettleWork(work.hold.attribution.request_id, (), future, work.submitted_at))
+
+    def _drop_queued_holds(self) -> None:
+        holds = [work for work in self._queue if isinstance(work, HoldWork)]
+        if holds:
+            self._fail_waiters(holds)
+            kept = [work for work in self._queue if not isinstance(work, HoldWork)]
+            self._queue.clear()
+            self._queue.extend(kept)
+
+    def _look_at_waiters(self) -> None:
+        """Every quarter of a second while there is work: nobody waits for longer than was promised."""
+        self._watch = None
+        if not self._is_busy:
+            return
+        self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
+        latest = self._loop.time() - self._settle_timeout_s
+        late = [work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()]
+        if late:
+            self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
+            _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))
+            self._fail_waiters(late)
+
+    def _fail_waiters(self, works: Sequence[Work]) -> None:
+        for work in works:
+            if isinstance(work, HoldWork):
+                work.is_given_up = True
+            if not work.on_done.done():
+                work.on_done.set_exception(self._refusal())
+
+    def _refusal(self) -> StoreError:
+        if self._trouble is not None:
+            return _own_store_error(self._trouble)
+        return StoreError(
+            "The ledger is behind or shutting down; try again in a moment.", headers={"retry-after": str(RETRY_AFTER_S)}
+        )
+
+    # Refusals
+
+    def _flush_refusals(self) -> None:
+        self._refusals_timer = None
+        if not self._refusals:
+            return
+        counts, self._refusals = self._refusals, {}
+        rows = [(*key, count) for key, count in counts.items()]
+
+        def add(transactions: Transactions) -> None:
+            transactions.connection.executemany(_ADD_REFUSALS, rows).close()
+
+        work = TaskWork(add, self._loop.create_future(), self._loop.time())
+        work.on_done.add_done_callback(lambda done: self._refusals_written(done, counts))
+        self._submit(work)
+
+    def _refusals_written(self, done: "asyncio.Future[Any]", counts: dict[tuple[str, str, str], int]) -> None:
+        if done.cancelled() or done.exception() is None:
+            return
+        for key, count in counts.items():
+            self._refusals[key] = self._refusals.get(key, 0) + count
+        if self._refusals_timer is None and not self._is_closing:
+            self._refusals_timer = self._loop.call_later(_REFUSALS_S, self._flush_refusals)
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            transactions = Transactions(self._path, self._instance_id, self._ballast)
+        except Exception as exc:
+            self._tell(self._set_opened, exc)
+            return
+        self._tell(self._set_opened, None)
+        while (job := self._inbox.get()) is not None:
+            batch, is_probe = job
+            try:
+                trouble = transactions.apply(batch, is_probe=is_probe)
+            except Exception as exc:  # the thread must outlive whatever is wrong with a batch
+                _log.critical("ledger_writer_failed", error=repr(exc), exc_info=exc)
+                trouble = store_error(exc)
+                for work in batch:
+                    work.error = trouble
+            self._tell(self._finished, batch, trouble)
+        transactions.close()
+        self._tell(self._set_ended)
+
+    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            _log.warning("event_loop_gone", callback=callback.__name__)
+
+    def _set_opened(self, exc: Exception | None) -> None:
+        if not self._opened.done():
+            if exc is None:
+                self._opened.set_result(None)
+            else:
+                self._opened.set_exception(exc)
+
+    def _set_ended(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _own(error: Exception) -> Exception:
+    """An instance for one caller, who may add headers to it."""
+    return _own_store_error(error) if isinstance(error, StoreError) else error
+
+
+def _own_store_error(error: StoreError) -> StoreError:
+    return StoreError(error.message, headers=error.headers)

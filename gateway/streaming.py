@@ -1,0 +1,282 @@
+"""Server-sent events relayed byte for byte; the usage read off their tail.
+
+`SseRelay.feed` takes bytes as the upstream sent them and returns what may go to the client now:
+
+1. only whole events travel on; an incomplete one waits, since no client can use it and it may be the one we hold back;
+2. a block of events is scanned for three words (`"completion_tokens"`, `"error"`, `[DONE]`) and parsed only where one
+   is found (0.2 µs a block instead of 1 µs an event);
+3. the usage event that only we asked for (`choices` empty, `usage` an object) is dropped; nothing else is changed;
+4. from `[DONE]` on everything is held back, until the call is settled;
+5. what was relayed is kept up to 16 KB and then folded (parsed, counted, dropped), so that a stream that breaks can be
+   charged by the written rule: max(non-empty delta events, ceil(UTF-8 bytes of what it said / 4)) output tokens.
+
+Sizes are bytes. Any split of the same bytes gives the same output and the same usage.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+_FOLD_BYTES = 16_384
+_USAGE_WORD = b'"completion_tokens"'
+_ERROR_WORD = b'"error"'
+_DONE_WORD = b"[DONE]"
+# A blank line: two line ends in a row, each LF, CR or CRLF. A CR at the very end may still become CRLF.
+_BOUNDARY = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?!\Z)|\r\r(?!\Z)")
+_TEXT_KEYS = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(Exception):
+    """One event is larger than the relay may buffer."""
+
+
+class SseRelay:
+    __slots__ = (
+        "_choices_finished",
+        "_choices_seen",
+        "_delta_events",
+        "_event_bytes_max",
+        "_held",
+        "_is_done",
+        "_kept",
+        "_kept_bytes",
+        "_redact",
+        "_strip_usage",
+        "_tail",
+        "_text_bytes",
+        "has_error_event",
+        "usage",
+    )
+
+    def __init__(self, *, strip_usage: bool, event_bytes_max: int, redact: Callable[[bytes], bytes]) -> None:
+        """`redact` is applied to error events, the only ones that may quote a secret."""
+        self._redact = redact
+        self._strip_usage = strip_usage
+        self._event_bytes_max = event_bytes_max
+        self._tail = bytearray()
+        self._held: list[bytes] = []
+        self._is_done = False
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._delta_events = 0
+        self._text_bytes = 0
+        self._choices_seen: set[int] = set()
+        self._choices_finished: set[int] = set()
+        self.usage: Any = None
+        """The last usage object seen, unjudged; None when there was none."""
+        self.has_error_event = False
+
+    def feed(self, data: bytes) -> bytes:
+        """What may go to the client now. Raises `EventTooLarge`."""
+        tail = self._tail
+        if not tail and data.endswith(b"\n\n"):
+            return self._take(data)
+        tail += data
+        cut = _last_boundary(tail, max(0, len(tail) - len(data) - 3))
+        if not cut:
+            if len(tail) > self._event_bytes_max:
+                raise EventTooLarge
+            return b""
+        block = bytes(tail[:cut])
+        del tail[:cut]
+        return self._take(block)
+
+    def finish(self) -> bytes:
+        """What the end of the upstream's body releases: a last event without its blank line, if the stream is complete.
+
+        An incomplete last event of a broken stream is dropped: it would break the client's parser before our error
+        event could reach it.
+        """
+        if not self._tail:
+            return b""
+        block = bytes(self._tail)
+        self._tail.clear()
+        released = self._take(block)
+        return released if self.is_complete else b""
+
+    @property
+    def is_done(self) -> bool:
+        """`[DONE]` was seen: nothing that follows concerns the client."""
+        return self._is_done
+
+    @property
+    def is_complete(self) -> bool:
+        """The stream said all it had to say: `[DONE]`, or a finish_reason for every choice."""
+        if self._is_done:
+            return True
+        self._fold()
+        return bool(self._choices_seen) and self._choices_seen == self._choices_finished
+
+    def held_back(self) -> bytes:
+        """The terminal event and what followed it, to be sent once the call is settled."""
+        return b"".join(self._held)
+
+    def output_tokens_estimate(self) -> int:
+        """Output by the written rule, of all that came and is no usage, error or terminal event."""
+        self._fold()
+        return max(self._delta_events, -(-self._text_bytes // 4))
+
+    def _take(self, block: bytes) -> bytes:
+        if self._is_done or _USAGE_WORD in block or _DONE_WORD in block or _ERROR_WORD in block:
+            return b"".join([self._relayed(event) for event in _events(block)])
+        self._keep(block)
+        return block
+
+    def _relayed(self, event: bytes) -> bytes:
+        """The event, or nothing where it is ours alone or held back."""
+        payload = _payload(event)
+        if payload.startswith(_DONE_WORD):
+            self._is_done = True
+        elif message := _parse(payload):
+            if message.get("error"):
+                self.has_error_event = True
+                event = self._redact(event)
+            if self._is_own_usage(message):
+                return b""
+        if self._is_done:
+            self._held.append(event)
+            return b""
+        self._keep(event)
+        return event
+
+    def _is_own_usage(self, message: dict[str, Any]) -> bool:
+        """Notes usage on the way; true for the event that exists only because we asked for usage."""
+        usage = message.get("usage")
+        if not isinstance(usage, dict):
+            return False
+        self.usage = usage
+        return self._strip_usage and message.get("choices") == []
+
+    def _keep(self, block: bytes) -> None:
+        self._kept.append(block)
+        self._kept_bytes += len(block)
+        if self._kept_bytes > _FOLD_BYTES:
+            self._fold()
+
+    def _fold(self) -> None:
+        if not self._kept:
+            return
+        blocks = b"".join(self._kept)
+        self._kept.clear()
+        self._kept_bytes = 0
+        for payload in _payloads(blocks):
+            self._count(payload)
+
+    def _count(self, payload: bytes) -> None:
+        message = _parse(payload)
+        if message is None:
+            # Not JSON, yet it was relayed: what a client may have read is never free.
+            self._delta_events += 1
+            self._text_bytes += len(payload)
+            return
+        if message.get("error"):
+            return
+        choices = message.get("choices")
+        if not isinstance(choices, list):
+            return
+        said = 0
+        for choice in choices:
+            if isinstance(choice, dict):
+                self._note_choice(choice)
+                said += text_bytes(choice.get("delta"))
+        if said:
+            self._delta_events += 1
+            self._text_bytes += said
+
+    def _note_choice(self, choice: dict[str, Any]) -> None:
+        index = choice.get("index", 0)
+        if isinstance(index, int):
+            self._choices_seen.add(index)
+            if choice.get("finish_reason"):
+                self._choices_finished.add(index)
+
+
+def text_bytes(message: object) -> int:
+    """UTF-8 bytes of what a message or delta says: content, refusal, reasoning, tool names and arguments."""
+    if not isinstance(message, dict):
+        return 0
+    total = 0
+    for key, value in message.items():
+        if not value:
+            continue
+        if key in _TEXT_KEYS:
+            if isinstance(value, str):
+                total += utf8_bytes(value)
+            elif isinstance(value, list):
+                total += sum(utf8_bytes(part["text"]) for part in value if _has_text(part))
+        elif key == "tool_calls" and isinstance(value, list):
+            total += sum(_function_bytes(call.get("function")) for call in value if isinstance(call, dict))
+        elif key == "function_call":
+            total += _function_bytes(value)
+    return total
+
+
+def _function_bytes(function: object) -> int:
+    if not isinstance(function, dict):
+        return 0
+    return sum(utf8_bytes(part) for key in ("name", "arguments") if isinstance(part := function.get(key), str))
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _has_text(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
+
+
+def _last_boundary(buffer: bytearray, start: int) -> int:
+    """Just behind the last blank line at or after `start`; 0 if there is none."""
+    if b"\r" not in buffer[start:]:
+        return buffer.rfind(b"\n\n", start) + 2 if buffer.rfind(b"\n\n", start) >= 0 else 0
+    end = 0
+    for match in _BOUNDARY.finditer(buffer, start):
+        end = match.end()
+    return end
+
+
+def _events(block: bytes) -> list[bytes]:
+    """The block cut behind each blank line; joined they are the block again."""
+    if b"\r" not in block:
+        events = [event + b"\n\n" for event in block.split(b"\n\n")]
+        last = events.pop()[:-2]
+        return [*events, last] if last else events
+    events = []
+    start = 0
+    for match in _BOUNDARY.finditer(block):
+        events.append(block[start : match.end()])
+        start = match.end()
+    if start < len(block):
+        events.append(block[start:])
+    return events
+
+
+def _payloads(block: bytes) -> list[bytes]:
+    """The non-empty payloads of a block's events."""
+    if b"\r" not in block:
+        plain = block.split(b"\n\n")
+        if all(event.startswith(b"data: ") and b"\n" not in event for event in plain if event):
+            return [event[6:] for event in plain if event]
+    return [payload for event in _events(block) if (payload := _payload(event))]
+
+
+def _payload(event: bytes) -> bytes:
+    """The event's `data` lines joined; empty for comments and pings."""
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[6:-2]
+    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
+    return b"\n".join(line[6:] if line[5:6] == b" " else line[5:] for line in lines)
+
+
+def _parse(payload: bytes) -> dict[str, Any] | None:
+    try:
+        message = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        try:  # a provider's invalid UTF-8 passes through, and is metered all the same
+            message = orjson.loads(payload.decode("utf-8", "replace"))
+        except orjson.JSONDecodeError:
+            return None
+    return message if isinstance(message, dict) else None

@@ -1,0 +1,81 @@
+"""What is particular to the counters in memory: how much they keep. `backend` in the contract shows they never suspend."""
+
+from gateway.counters.base import Taken
+from tests.counters.backend import MemoryBackend, a_limit, admitted, money, refused, requests, tokens
+
+
+def test_creators_that_came_once_are_forgotten_when_their_window_is_over() -> None:
+    backend = MemoryBackend()
+    for number in range(5_000):
+        backend.take_many(requests(10, key=f"requests:{number}"), 1, prefix=f"a{number}")
+    assert backend.memory.kept_counters == 5_000
+    backend.clock.advance(3_600.0)
+    for second in range(300):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(1_000), 1, prefix=f"b{second}")
+    assert backend.memory.kept_counters == 1
+
+
+def test_refused_calls_leave_nothing_behind() -> None:
+    backend = MemoryBackend()
+    for number in range(300):
+        backend.clock.advance(1.0)
+        refused(backend.take("h", requests(10, key=f"requests:{number}"), money(10, 11, key=f"quota:{number}")))
+    assert backend.memory.kept_counters < 10
+    assert backend.memory.open_holds == 0
+
+
+def test_a_months_money_is_kept_for_the_month_and_a_day() -> None:
+    backend = MemoryBackend()
+    admitted(backend.take("h", money(1_000, 400)))
+    backend.settle("h")
+    backend.clock.advance(86_400.0 * 2 - 1.0)
+    backend.take_many(requests(10), 1, prefix="a")
+    assert backend.memory.kept_counters == 2
+    backend.clock.advance(3_600.0)
+    for number in range(3):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(10), 1, prefix=f"b{number}")
+    assert backend.memory.kept_counters == 1
+
+
+def test_a_balance_is_never_forgotten() -> None:
+    backend = MemoryBackend()
+    backend.seed_settled(a_limit("credits:ada", "balance", 10), 7)
+    backend.clock.advance(400 * 86_400.0)
+    for number in range(5):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(10), 1, prefix=f"a{number}")
+    assert backend.figures(a_limit("credits:ada", "balance", 10)) == (7, 0)
+
+
+def test_a_hold_that_outlives_its_window_ends_without_harm() -> None:
+    backend = MemoryBackend()
+    admitted(backend.take("h", tokens(1_000, 900)))
+    backend.clock.advance(120.0)
+    for number in range(3):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(10), 1, prefix=f"a{number}")
+    assert backend.memory.kept_counters == 1
+    admitted(backend.take("i", tokens(1_000, 100)))
+    backend.settle("h", {"token": 500})
+    assert backend.figures(tokens(1_000, 1)) == (0, 100)
+    assert backend.memory.open_holds == 1
+
+
+def test_looking_makes_no_counter() -> None:
+    backend = MemoryBackend()
+    assert backend.read(requests(10)) == (requests(10), 0, 0, 0.0)
+    assert backend.memory.kept_counters == 0
+
+
+def test_a_busy_window_keeps_one_slice_a_bucket_or_one_an_admission() -> None:
+    backend = MemoryBackend()
+    for second in range(120):
+        backend.clock.advance(1.0)
+        for number in range(20):
+            assert isinstance(backend.take(f"{second}-{number}", tokens(10**6, 10)), Taken)
+            backend.settle(f"{second}-{number}", {"token": 9})
+    window = backend.memory._counters["tokens:ada"]
+    assert len(window.slices) <= 61  # type: ignore[union-attr]
+    assert backend.figures(tokens(10**6, 1))[0] in {60 * 180, 61 * 180}

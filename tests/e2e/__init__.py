@@ -1,0 +1,1 @@
+"""Claims about the running gateway, checked from outside."""

@@ -1,0 +1,1 @@
+"""Tests of `policies`: tables and properties, no event loop, `now` passed in."""

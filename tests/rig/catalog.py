@@ -1,0 +1,101 @@
+"""The catalog and the plans of a gateway under test, and prices computed by hand beside them."""
+
+from fractions import Fraction
+
+PLANS = """
+[plans.open]
+requests_per_hour = 1000000
+quota_usd_per_month = 1000000
+
+[plans.narrow]
+requests_per_hour = 20
+quota_usd_per_month = 5
+
+[plans.poor]
+requests_per_hour = 1000000
+quota_usd_per_month = 1
+"""
+
+PRICES = {
+    "rig-chat": {"input": "2.50", "cached": "0.3125", "output": "10.00", "reasoning": "12.34567"},
+    "rig-cheap": {"input": "0.01875", "cached": "0.001875", "output": "0.07", "reasoning": "0.07"},
+    "rig-dear": {"input": "1", "cached": "1", "output": "1000000", "reasoning": "1000000"},
+}
+"""USD per million tokens."""
+
+_MODEL = """
+[models."{name}"]
+provider = "{provider}"
+upstream_model = "{upstream}"
+endpoints = ["chat"]
+display_name = "{name}"
+input_usd_per_mtok = {input}
+cached_input_usd_per_mtok = {cached}
+output_usd_per_mtok = {output}
+reasoning_usd_per_mtok = {reasoning}
+context_tokens_max = 128000
+output_tokens_max = 16384
+capabilities = ["tools", "json_schema"]
+"""
+
+_PROVIDER = """
+[providers.{name}]
+dialect = "openai"
+base_url = "{base_url}"
+api_key_env = "{key}"
+"""
+
+CONTEXT_TOKENS_MAX = 128_000
+OUTPUT_TOKENS_MAX = 16_384
+
+
+def provider(name: str, base_url: str, *, key: str = "RIG_PROVIDER_KEY", **fields: object) -> str:
+    lines = [f"{field} = {_toml(value)}" for field, value in fields.items()]
+    return _PROVIDER.format(name=name, base_url=base_url, key=key) + "\n".join(lines) + "\n"
+
+
+def model(name: str, *, provider: str = "rig", upstream: str = "upstream-chat", prices: str = "rig-chat") -> str:
+    return _MODEL.format(name=name, provider=provider, upstream=upstream, **PRICES[prices])
+
+
+def catalog(base_url: str, dead_port: int) -> str:
+    """Providers: `rig` at the fake upstream, variants of it, and two that cannot be reached."""
+    return "\n".join(
+        [
+            'version = "2026-11-20"',
+            provider("rig", base_url),
+            provider("rig-never", base_url, stream_usage="never"),
+            provider("rig-always", base_url, stream_usage="always"),
+            provider("rig-again", base_url, retry_unanswered=True),
+            provider("rig-dead", f"http://127.0.0.1:{dead_port}/v1"),
+            provider("rig-keyless", base_url, key="RIG_KEY_NOBODY_HAS"),
+            *(model(name, prices=name) for name in PRICES),
+            model("rig/with-slash"),
+            model("rig-never", provider="rig-never"),
+            model("rig-always", provider="rig-always"),
+            model("rig-again", provider="rig-again"),
+            model("rig-dead", provider="rig-dead"),
+            model("rig-keyless", provider="rig-keyless"),
+        ]
+    )
+
+
+def cost_nano_usd(
+    input_tokens: int, output_tokens: int, *, cached: int = 0, reasoning: int = 0, model: str = "rig-chat"
+) -> int:
+    """What a call costs by the price list, from OpenAI's inclusive totals: exact, rounded once, upward."""
+    price = {name: Fraction(text) for name, text in PRICES[model].items()}
+    per_mtok = (
+        (input_tokens - cached) * price["input"]
+        + cached * price["cached"]
+        + (output_tokens - reasoning) * price["output"]
+        + reasoning * price["reasoning"]
+    )
+    nano = per_mtok * 1000  # USD per million tokens is a thousand nano-dollars a token
+    return -(-nano.numerator // nano.denominator)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

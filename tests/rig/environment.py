@@ -1,0 +1,19 @@
+"""The environment of the test run: what a gateway process inherits, and the knobs of the suite."""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+_KEPT_OUT = ("GATEWAY_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "FAL_", "OLLAMA_")
+
+
+def inherited() -> dict[str, str]:
+    """The environment without settings and provider keys of whoever runs the tests."""
+    everything = os.environ  # noqa: TID251 - a child process needs PATH and what coverage put there
+    return {name: value for name, value in everything.items() if not name.startswith(_KEPT_OUT)}
+
+
+def crash_seeds() -> int:
+    """How many times the crash test kills a gateway: `CRASH_SEEDS`, 4 by default."""
+    return int(inherited().get("CRASH_SEEDS", "4"))

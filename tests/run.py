@@ -1,0 +1,30 @@
+"""`python -m tests.run [pytest arguments]`: every test, in two processes, with coverage of the gateway's own processes.
+
+It brings the servers that tests need: none yet, the tests start their gateways and upstreams themselves.
+Exits with pytest's code; the coverage report is printed whatever it is.
+"""
+
+import subprocess
+import sys
+
+from tests.rig.environment import REPOSITORY
+
+_PROCESSES = ["-n", "2", "--dist", "worksteal"]
+
+
+def main(arguments: list[str]) -> int:
+    _coverage("erase")
+    chosen = any(argument.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for argument in arguments)
+    code = _coverage("run", "-m", "pytest", *([] if chosen else _PROCESSES), *arguments)
+    _coverage("combine", "--quiet")
+    _coverage("report")
+    return code
+
+
+def _coverage(*arguments: str) -> int:
+    command = [sys.executable, "-m", "coverage", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

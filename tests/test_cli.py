@@ -1,0 +1,364 @@
+"""The command line, in this process over the database file and over the control socket of something that serves it."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from gateway.cli import main
+from gateway.commands.client import admin_client
+from gateway.config import load_settings
+from gateway.endpoints.admin import control_app
+from gateway.errors import ConfigError, GatewayError
+from gateway.lock import CONTROL_SOCKET, DataLock
+from tests.account_world import open_world
+from tests.rig.environment import inherited
+
+ROOT_SECRET = "root-of-the-tests-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty data folder, and settings that name it and nothing else."""
+    for name in ("PRICING_FILE", "PLANS_FILE", "DATABASE_URL", "ADMIN_KEY"):
+        monkeypatch.delenv(f"GATEWAY_{name}", raising=False)
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("GATEWAY_SECRET", ROOT_SECRET)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs one command; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        captured = capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def ask(run):
+    """The JSON a command prints."""
+
+    def ask(*arguments: str):
+        code, out, err = run(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+    return ask
+
+
+@pytest.fixture
+def served(folder) -> Iterator[list[str]]:
+    """Something that holds the lock and answers on the control socket, as `gateway serve` does; what was asked of it."""
+    asked: list[str] = []
+    ready, loops = threading.Event(), []
+    folder.mkdir(mode=0o700)
+
+    async def serve() -> None:
+        async with open_world(folder) as world:
+            app = control_app({"accounts": world.accounts})
+
+            async def noting(scope, receive, send):
+                asked.append(f"{scope['method']} {scope['path']}")
+                await app(scope, receive, send)
+
+            config = uvicorn.Config(noting, uds=str(folder / CONTROL_SOCKET), lifespan="off", log_config=None)
+            server = Quiet(config)
+            loops.append((asyncio.get_running_loop(), server))
+            await server.serve()
+
+    class Quiet(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            ready.set()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    with DataLock(folder):
+        thread.start()
+        assert ready.wait(30)
+        try:
+            yield asked
+        finally:
+            ((loop, server),) = loops
+            loop.call_soon_threadsafe(setattr, server, "should_exit", True)
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def test_creators_and_keys_live_over_the_file(ask, run):
+    made = ask(
+        "creators", "add", "acme", "--plan", "pro", "--override", "quota_usd_per_month=0.25", "--metadata", "a=b"
+    )
+    assert made["overrides"] == {"quota_usd_per_month": "0.25"}
+    key = ask("keys", "create", "acme", "--name", "Laptop", "--model", "mock-1", "--override", "requests_per_hour=3")
+    assert (key["models"], key["overrides"]) == (["mock-1"], {"requests_per_hour": 3})
+    rotated = ask("keys", "rotate", key["id"], "--grace-s", "60")
+    assert ask("keys", "revoke", rotated["key"])["id"] == rotated["id"], "a whole key serves as well as its id"
+    states = {row["id"]: row["status"] for row in ask("keys", "list", "acme")}
+    assert states == {key["id"]: "replaced", rotated["id"]: "revoked"}
+    assert ask("creators", "update", "acme", "--inactive", "--clear-overrides", "--name", "Acme")["overrides"] == {}
+    shown = ask("creators", "show", "acme")
+    assert (shown["name"], shown["is_active"], shown["metadata"]) == ("Acme", False, {"a": "b"})
+    assert [row["id"] for row in ask("creators", "list", "--plan", "pro")] == ["acme"]
+    assert ask("creators", "delete", "acme", "--yes") == {"id": "acme", "deleted": True}
+    assert ask("creators", "list") == []
+
+
+def test_admin_keys_are_made_listed_and_revoked(ask):
+    made = ask("admin-keys", "create")
+    assert made["key"].startswith("sk-gwadmin-")
+    assert ask("admin-keys", "revoke", made["key"])["status"] == "revoked"
+    assert [row["status"] for row in ask("admin-keys", "list")] == ["revoked"]
+
+
+def test_people_get_tables_and_a_key_with_a_warning(run):
+    assert run("creators", "add", "acme", "--name", "[red]Acme[/red]")[0] == 0
+    code, out, err = run("keys", "create", "acme")
+    assert code == 0
+    assert out.splitlines()[1].split()[0] == "key"
+    assert "sk-gw-" in out.splitlines()[1]
+    assert "shown once" in err
+    code, out, _ = run("creators", "list")
+    assert code == 0
+    header, row = out.splitlines()
+    assert header.split() == ["id", "name", "plan", "overrides", "is_active", "created_at"]
+    assert row.split()[:5] == ["acme", "[red]Acme[/red]", "free", "-", "yes"]
+    key_line = run("keys", "list", "acme")[1].splitlines()[1]
+    assert "sk-gw" not in key_line
+    assert " active " in key_line
+
+
+def test_writes_go_through_the_socket_of_whoever_serves(served, ask):
+    ask("creators", "add", "acme")
+    key = ask("keys", "create", "acme")
+    ask("keys", "revoke", key["id"])
+    assert served == ["POST /admin/creators", "POST /admin/creators/acme/keys", f"DELETE /admin/keys/{key['id']}"]
+
+
+def test_reads_open_the_file_beside_whoever_serves(served, ask):
+    ask("creators", "add", "acme")
+    key = ask("keys", "create", "acme")
+    served.clear()
+    assert [row["id"] for row in ask("keys", "list", "acme")] == [key["id"]]
+    assert ask("creators", "show", "acme")["id"] == "acme"
+    assert served == []
+
+
+def test_refusals_of_whoever_serves_arrive_whole(served):
+    with admin_client(load_settings()) as client, pytest.raises(GatewayError, match="not a field") as caught:
+        client.request("POST", "/admin/creators", json={"role": "admin"})
+    assert (caught.value.status, caught.value.param, caught.value.code) == (422, "role", "unknown_field")
+
+
+def test_a_socket_that_a_crash_left_behind_is_passed_by(folder, ask):
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / CONTROL_SOCKET))
+    assert ask("creators", "add", "acme")["id"] == "acme"
+
+
+def test_a_folder_too_deep_for_a_socket_works_over_the_file(tmp_path, monkeypatch, ask):
+    deep = tmp_path / ("d" * 100) / "data"
+    monkeypatch.setenv("GATEWAY_DATA_DIR", str(deep))
+    assert ask("creators", "add", "acme")["id"] == "acme"
+
+
+def test_a_write_is_refused_while_another_holds_the_folder_without_a_socket(folder, run):
+    with DataLock(folder):
+        code, out, err = run("creators", "add", "acme")
+    assert (code, out) == (2, "")
+    assert err.startswith("gateway: another gateway serves this data folder (pid ")
+    assert err.count("\n") == 1
+
+
+def test_reading_needs_no_lock_no_secret_and_changes_nothing(folder, ask, monkeypatch):
+    ask("creators", "add", "acme")
+    monkeypatch.delenv("GATEWAY_SECRET")
+    names = {path.name for path in folder.iterdir()}
+    with DataLock(folder):
+        assert ask("creators", "show", "acme")["id"] == "acme"
+        with admin_client(load_settings(), read_only=True) as client, pytest.raises(GatewayError):
+            client.request("POST", "/admin/creators", json={"id": "other"})
+    assert {path.name for path in folder.iterdir()} - {"gateway.db-wal", "gateway.db-shm"} <= names
+    assert [row["id"] for row in ask("creators", "list")] == ["acme"]
+
+
+def test_reading_before_there_is_a_database_says_so(folder, run):
+    code, _, err = run("creators", "list")
+    assert code == 2
+    assert "no database at" in err
+    assert not folder.exists()
+
+
+def test_writing_under_another_root_secret_is_refused(ask, run, monkeypatch):
+    ask("creators", "add", "acme")
+    monkeypatch.setenv("GATEWAY_SECRET", "another-root-of-enough-characters")
+    code, _, err = run("keys", "create", "acme")
+    assert code == 2
+    assert "GATEWAY_SECRET" in err
+
+
+def test_what_the_gateway_refuses_is_one_line_and_exit_code_1(ask, run):
+    ask("creators", "add", "acme")
+    code, out, err = run("creators", "add", "acme")
+    assert (code, out) == (1, "")
+    assert err == (
+        "gateway: This creator id is taken, or belonged to a creator that was deleted; ids are never used again.\n"
+    )
+    assert run("creators", "show", "nobody")[0] == 1
+    assert run("keys", "revoke", "../creators/acme")[0] == 1
+    assert ask("creators", "show", "acme")["is_active"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["nonsense"], id="unknown command"),
+        pytest.param(["creators", "add", "acme", "--override", "free"], id="an override without a value"),
+        pytest.param(["creators", "update", "acme"], id="nothing to change"),
+        pytest.param(["keys", "create"], id="no creator"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_a_wrong_setting_is_named_without_a_traceback(run, monkeypatch):
+    monkeypatch.setenv("GATEWAY_PORT", "many")
+    code, _, err = run("creators", "list")
+    assert code == 2
+    assert err.startswith("gateway: GATEWAY_PORT ")
+
+
+def test_a_running_loop_survives_the_client(folder):
+    """The client brings its own loop and gives the folder back."""
+    settings = load_settings()
+    for _ in range(2):
+        with admin_client(settings) as client:
+            assert client.get("/admin/creators")["data"] == []
+    with DataLock(folder), pytest.raises(ConfigError), admin_client(settings):
+        pass
+
+
+# gateway check
+
+
+def test_check_finds_nothing_wrong_with_what_ships(run, folder):
+    code, out, _ = run("check")
+    assert code == 0
+    assert "0 faults" in out
+    assert not folder.exists()
+
+
+def test_check_tells_every_fault_with_file_and_line(run, tmp_path, monkeypatch):
+    pricing, plans = tmp_path / "pricing.toml", tmp_path / "plans.toml"
+    pricing.write_text('version = "1"\n\n[providers.p]\ndialect = "nonsense"\n')
+    plans.write_text("[plans.free]\nrequests_per_hour = -1\nrequests_per_day = 5\n")
+    monkeypatch.setenv("GATEWAY_PRICING_FILE", str(pricing))
+    monkeypatch.setenv("GATEWAY_PLANS_FILE", str(plans))
+    code, out, _ = run("check")
+    assert code == 1
+    assert f"fault: {pricing}:4:" in out
+    assert f"fault: {plans}:2:" in out
+    assert f"fault: {plans}:3:" in out
+
+
+def test_check_names_every_wrong_setting(run, monkeypatch):
+    monkeypatch.setenv("GATEWAY_PORT", "many")
+    monkeypatch.setenv("GATEWAY_SECRET", "changeme")
+    code, out, _ = run("check")
+    assert code == 1
+    assert "fault: GATEWAY_PORT" in out
+    assert "fault: GATEWAY_SECRET" in out
+    assert "changeme" not in out
+
+
+def test_check_looks_at_the_folder_and_its_secret(run, folder, monkeypatch):
+    monkeypatch.delenv("GATEWAY_SECRET")
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "secret").write_text("x" * 64)
+    (folder / "secret").chmod(0o644)
+    code, out, _ = run("check")
+    assert code == 1
+    assert "can be read by others" in out
+    assert "warning:" in out
+    assert "open to other users" in out
+
+
+# gateway healthcheck
+
+
+@pytest.mark.parametrize(("status", "code"), [("200 OK", 0), ("503 Service Unavailable", 1)])
+def test_healthcheck_says_what_the_gateway_says(run, monkeypatch, status, code):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("GATEWAY_HOST", "0.0.0.0")
+        monkeypatch.setenv("GATEWAY_PORT", str(listener.getsockname()[1]))
+        requests: list[bytes] = []
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                requests.append(connection.recv(4_096))
+                connection.sendall(f"HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n".encode())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert run("healthcheck")[0] == code
+        thread.join(30)
+    assert requests[0].startswith(b"GET /health/ready HTTP/1.1\r\n")
+
+
+def test_healthcheck_without_a_gateway_fails_in_one_line(run, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("GATEWAY_PORT", str(port))
+    code, _, err = run("healthcheck")
+    assert code == 1
+    assert err == f"no answer from 127.0.0.1:{port} (ConnectionRefusedError)\n"
+
+
+# The frame
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from gateway.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'sqlalchemy', 'starlette', 'uvicorn', 'httpx', 'cryptography', 'litellm'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=inherited(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("serve", "creators", "keys", "admin-keys", "ledger", "prices", "db", "check", "healthcheck"):
+        assert command in done.stdout
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "creators", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=inherited(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "gateway creators" in done.stdout
