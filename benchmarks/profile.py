@@ -6,16 +6,19 @@ the process would measure itself.
 """
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from benchmarks.machine import BUILD
 from benchmarks.run import Bench, Measure
 
 _HZ = 199
+_LINE_NUMBER = re.compile(r":\d+\)$")
 
 
 def _perf(pid: int, seconds: float, data: Path) -> list[str]:
@@ -23,33 +26,34 @@ def _perf(pid: int, seconds: float, data: Path) -> list[str]:
 
 
 def _py_spy(pid: int, seconds: float, data: Path) -> list[str]:
-    return ["py-spy", "record", "-r", str(_HZ), "-d", str(int(seconds)), "-f", "raw", "-o", str(data), "-p", str(pid)]
+    """Only threads that hold the interpreter lock: otherwise every thread that waits for work would count."""
+    options = ["--gil", "-r", str(_HZ), "-d", str(int(seconds)), "-f", "raw", "-o", str(data)]
+    return ["py-spy", "record", *options, "-p", str(pid)]
 
 
 def _show_perf(data: Path) -> None:
-    for title, fields in (("by library", "dso"), ("by symbol", "dso,symbol")):
+    for title, fields in (("by thread", "pid"), ("by library", "dso"), ("by symbol", "dso,symbol")):
         command = ["perf", "report", "-i", str(data), "--no-children", "-g", "none", "--stdio", "--sort", fields]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
         lines = [line for line in shown.stdout.splitlines() if line.strip() and not line.startswith("#")]
-        print(f"\nperf, {title}\n" + "\n".join(lines[:25]))
+        print(f"\nperf, {title}\n" + "\n".join(line.rstrip(" -") for line in lines[:25]))
 
 
 def _show_py_spy(data: Path) -> None:
-    """Share of samples in which a frame is the innermost one, and in which it is anywhere on the stack."""
-    innermost: dict[str, int] = {}
-    anywhere: dict[str, int] = {}
+    """Share of samples in which a function is the innermost one, and in which it is anywhere on the stack."""
+    innermost: Counter[str] = Counter()
+    anywhere: Counter[str] = Counter()
     total = 0
     for line in data.read_text().splitlines():
         stack, _, count_text = line.rpartition(" ")
-        frames, count = stack.split(";"), int(count_text)
+        functions, count = [_LINE_NUMBER.sub(")", frame) for frame in stack.split(";")], int(count_text)
         total += count
-        innermost[frames[-1]] = innermost.get(frames[-1], 0) + count
-        for frame in set(frames):
-            anywhere[frame] = anywhere.get(frame, 0) + count
-    for title, counts in (("innermost frame", innermost), ("frame anywhere", anywhere)):
+        innermost[functions[-1]] += count
+        anywhere.update(dict.fromkeys(functions, count))
+    for title, counts in (("innermost function", innermost), ("function anywhere", anywhere)):
         print(f"\npy-spy, {title}")
-        for frame, count in sorted(counts.items(), key=lambda item: -item[1])[:40]:
-            print(f"{count / total:6.1%}  {frame}")
+        for function, count in counts.most_common(45):
+            print(f"{count / total:6.1%}  {function}")
 
 
 _PROFILERS = {"perf": (_perf, _show_perf), "py-spy": (_py_spy, _show_py_spy)}
@@ -83,7 +87,9 @@ def _profile(bench: Bench, measure: Measure, profiler: str, seconds: float, data
     gateway = bench.targets[0]
     assert gateway.process is not None
     gateway.thaw()
-    sampling = subprocess.Popen(command(gateway.process.pid, seconds, data), stderr=subprocess.DEVNULL)
+    sampling = subprocess.Popen(
+        command(gateway.process.pid, seconds, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     bench.measure(gateway, measure, 1)
     sampling.wait(120)
     if data.exists():

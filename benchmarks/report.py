@@ -184,15 +184,17 @@ def _added_cells(result: Result, target: str, level: int) -> list[str]:
 
 
 def _ledger(check: LedgerCheck) -> str:
-    outcomes = ", ".join(f"{count:,} `{outcome}`" for outcome, count in sorted(check.outcomes.items()))
-    verdict = "exact" if check.is_valid else "**NOT EXACT: this run is void**"
+    outcomes = ", ".join(f"{count:,} `{outcome}`" for outcome, count in sorted(check.outcomes.items())) or "nothing"
+    verdict = "exact." if check.is_valid else "**NOT EXACT: this run is void.**"
     text = (
         f"The load generator saw {check.seen.ok:,} calls answered to the last byte ({check.seen.unclear:,} refused, cut "
         f"or unfinished); the upstream was asked {check.upstream_requests:,} times; the ledger has {outcomes}; "
-        f"`gateway ledger verify` ended with {check.verify_status}: {verdict}. "
-        f"A start on this ledger took {check.restart_s:.2f} s."
+        f"`gateway ledger verify` ended with {check.verify_status}: {verdict}"
     )
-    return text if check.verify_status == 0 else f"{text}\n\n```\n{check.verify_output}\n```"
+    if check.restart_s is not None:
+        text += f" A start on this ledger took {check.restart_s:.2f} s."
+    said = "\n".join(filter(None, (check.problem, check.verify_output if check.verify_status else "")))
+    return f"{text}\n\n```\n{said}\n```" if said else text
 
 
 def _notes(result: Result) -> str:

@@ -195,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = None
     try:
         bench = Bench(folder, arguments.seconds)
+        machine = describe_machine()
         disk = {"fdatasync_ms": fdatasync_ms(folder), "filesystem": filesystem_of(folder)}
         for name in arguments.names:
             bench.start(name)
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             measured_at=started_at,
             took_s=time.time() - started_at,
             command=" ".join(["python -m benchmarks.run", *(argv if argv is not None else sys.argv[1:])]),
-            machine=describe_machine(),
+            machine=machine,
             is_pinned=bench.target_core is not None,
             disk=disk,
             targets=[report.TargetFacts(t.name, t.version, t.startup_s) for t in bench.targets],

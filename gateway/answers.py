@@ -17,7 +17,7 @@ from gateway.errors import DO_NOT_RETRY, GatewayError, PolicyDenied, UpstreamErr
 from gateway.providers.base import FailureKind, UpstreamFailure
 from gateway.responder import Header
 from policies.refusals import explain
-from policies.types import Deny
+from policies.types import UNLIMITED, Deny
 
 ERROR_BYTES_MAX = 256 * 1024
 """What is read of a provider's error answer."""
@@ -42,12 +42,16 @@ _DENIED_TYPE = {"insufficient_quota": "insufficient_quota"}
 
 
 def limit_headers(states: Sequence[LimitState]) -> list[Header]:
-    """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` of the tightest limit of each unit."""
+    """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` of the tightest limit of each unit; none for no limit."""
     headers: list[Header] = []
     for unit, name in ((b"requests", "request"), (b"tokens", "token")):
         tightest = None
         for state in states:
-            if state.limit.unit == name and (tightest is None or state.remaining < tightest.remaining):
+            if (
+                state.limit.unit == name
+                and state.limit.capacity < UNLIMITED
+                and (tightest is None or state.remaining < tightest.remaining)
+            ):
                 tightest = state
         if tightest is not None:
             headers.append((b"x-ratelimit-limit-" + unit, b"%d" % tightest.limit.capacity))

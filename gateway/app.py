@@ -109,7 +109,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         providers, keys = await _open_providers(catalog, settings, stack)
         calls = Calls(settings.calls_max)
         services: Services
-        metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: float(services.is_ready()))
+        metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
         services = Services(
             settings=settings,
             catalog=catalog,

@@ -39,7 +39,7 @@ def read_labels(headers: Mapping[bytes, bytes], body: dict[str, Any]) -> Labels:
     if metadata is None and feature is None and agent is None and tags is None:
         return NO_LABELS
     if metadata is not None and not isinstance(metadata, dict):
-        raise RequestError("`metadata` must be an object.", code="invalid_type_or_value", param="metadata")
+        raise RequestError("`metadata` must be an object.", code="invalid_value", param="metadata")
     own: dict[str, Any] = {key: metadata.pop(key, None) for key in ("feature", "agent", "tags")} if metadata else {}
     if metadata is not None and not metadata:
         del body["metadata"]
@@ -67,7 +67,7 @@ def _label(name: str, header: bytes | None, value: object) -> str:
     if not isinstance(text, str) or not _LABEL.fullmatch(text):
         raise RequestError(
             f"`{name}` must be 1 to 64 letters, digits, dots, dashes or underscores.",
-            code="invalid_label",
+            code="invalid_value",
             param=name,
         )
     return text
@@ -85,10 +85,10 @@ def _tags(header: bytes | None, value: object) -> str:
         return ""
     else:
         raise RequestError(
-            "`tags` must be an array of texts, or one text with commas.", code="invalid_label", param="tags"
+            "`tags` must be an array of texts, or one text with commas.", code="invalid_value", param="tags"
         )
     if len(given) > TAGS_MAX:
-        raise RequestError(f"`tags` may hold at most {TAGS_MAX} tags.", code="invalid_label", param="tags")
+        raise RequestError(f"`tags` may hold at most {TAGS_MAX} tags.", code="invalid_value", param="tags")
     return ",".join(filter(None, (_label("tags", None, tag.strip() if isinstance(tag, str) else tag) for tag in given)))
 
 

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from hmac import compare_digest
-from hmac import digest as hmac_digest
 from typing import Any, NamedTuple
 
 import orjson
@@ -43,12 +42,12 @@ class _Principal(NamedTuple):
 
 def find_credential(headers: Headers) -> bytes:
     """The key in `Authorization: Bearer`, else `x-api-key`, else `api-key`; empty if there is none. Names are lower-case."""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
     other = b""
     for name, value in headers:
-        if name == b"authorization":
-            if value[:7].lower() == b"bearer ":
-                return value[7:].strip()
-        elif name == b"x-api-key" or (name == b"api-key" and not other):
+        if name == b"x-api-key" or (name == b"api-key" and not other):
             other = value
     return other.strip()
 
@@ -73,7 +72,7 @@ class Authenticator:
     ) -> None:
         self._database = database
         self._plans = plans
-        self._hmac_key = secrets.hmac_key("virtual-keys")
+        self._digest = secrets.hasher("virtual-keys")
         self._max_age_s = max_age_s
         self._cached_keys_max = cached_keys_max
         self._wall_clock = wall_clock
@@ -93,7 +92,7 @@ class Authenticator:
         credential = find_credential(headers)
         if not credential:
             raise _missing()
-        digest = hmac_digest(self._hmac_key, credential, "sha256")
+        digest = self._digest(credential)
         principal = self._cached(digest) or await self._load_once(digest)
         if principal is None or self._wall_clock() >= principal.expires_at_s:
             raise _refused()
@@ -177,7 +176,7 @@ class AdminAuthenticator:
 
     def __init__(self, database: Database, secrets: Secrets, admin_key: SecretStr | None) -> None:
         self._database = database
-        self._hmac_key = secrets.hmac_key("admin-keys")
+        self._digest = secrets.hasher("admin-keys")
         # Both sides are hashed, so that the comparison tells neither the length nor a common beginning.
         self._settings_digest = None if admin_key is None else self._digest(admin_key.get_secret_value().encode())
 
@@ -194,9 +193,6 @@ class AdminAuthenticator:
         if row is None:
             raise _refused()
         return str(row["id"])
-
-    def _digest(self, credential: bytes) -> bytes:
-        return hmac_digest(self._hmac_key, credential, "sha256")
 
 
 _KEY_BY_DIGEST = (

@@ -243,7 +243,7 @@ def _object(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     return value
 
 
-def _wrong(field: str, what: str, *, code: str = "invalid_type_or_value") -> RequestError:
+def _wrong(field: str, what: str, *, code: str = "invalid_value") -> RequestError:
     return RequestError(f"`{field}` {what}.", code=code, param=field)
 
 

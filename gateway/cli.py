@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the gateway refused or something is wrong, 2 a setting, a 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
 import typer
@@ -41,7 +42,8 @@ app.add_typer(creators.app, name="creators")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.admin_app, name="admin-keys")
 for _name in ("ledger", "prices", "db"):
-    app.add_typer(import_module(f"gateway.commands.{_name}").app, name=_name)
+    if find_spec(f"gateway.commands.{_name}"):
+        app.add_typer(import_module(f"gateway.commands.{_name}").app, name=_name)
 app.command()(check.check)
 app.command()(check.healthcheck)
 

@@ -8,7 +8,9 @@ import hmac
 import os
 import secrets
 import string
+from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,6 +29,7 @@ _ALPHABET = string.ascii_letters + string.digits
 _ID_CHARS = 12
 _SECRET_CHARS = 48
 _ROOT_BYTES = 32
+_SHA256_BLOCK_BYTES = 64
 _LAST_CHARS = 4
 
 
@@ -39,6 +42,24 @@ class Secrets:
     def hmac_key(self, purpose: Purpose) -> bytes:
         """32 bytes, the same for the same root and purpose for ever."""
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"gateway/{purpose}".encode()).derive(self._root)
+
+    def hasher(self, purpose: Purpose) -> Callable[[bytes], bytes]:
+        """HMAC-SHA256 under the purpose's key, for the hot path.
+
+        What depends on the key alone is hashed here once (RFC 2104, section 4): about half the time of `hmac.digest`.
+        """
+        block = self.hmac_key(purpose).ljust(_SHA256_BLOCK_BYTES, b"\0")
+        inner = sha256(bytes(byte ^ 0x36 for byte in block)).copy
+        outer = sha256(bytes(byte ^ 0x5C for byte in block)).copy
+
+        def digest(credential: bytes) -> bytes:
+            first = inner()
+            first.update(credential)
+            second = outer()
+            second.update(first.digest())
+            return second.digest()
+
+        return digest
 
     def digest(self, purpose: Purpose, credential: str) -> str:
         """What is stored instead of `credential`: hex HMAC-SHA256 over all of it."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from policies.amounts import amount_text
-from policies.types import Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.types import UNLIMITED, Account, Call, Deny, Limit, LimitGroup, Plan
 
 NAME = "quota_usd_per_month"
 _DAY_S = 86_400
@@ -34,10 +34,8 @@ def month_ends_at(year: int, month: int) -> float:
 
 
 def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
-    """The call's worst case in nano-dollars from the month's quota; nothing for a plan without one."""
+    """The call's worst case in nano-dollars from the month's quota."""
     plan = account.plan
-    if plan.quota_nano_usd_per_month is None:
-        return ()
     if now.tzinfo is not UTC:
         now = _in_utc(now)
     month = _month(account.creator, plan, now.year, now.month)
@@ -45,7 +43,7 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
         NAME,
         month.key,
         "calendar",
-        plan.quota_nano_usd_per_month,
+        UNLIMITED if plan.quota_nano_usd_per_month is None else plan.quota_nano_usd_per_month,
         call.hold_nano_usd,
         "nano_usd",
         month.refusal,

@@ -33,6 +33,10 @@ class Refusal(NamedTuple):
     """False: the answer carries `x-should-retry: false`."""
 
 
+UNLIMITED = 2**62
+"""The capacity where a plan sets no limit. It is counted all the same: another plan may count on the next call."""
+
+
 class Limit(NamedTuple):
     """One thing a call takes units of. Taken only together with every other limit of the call."""
 

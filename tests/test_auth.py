@@ -209,6 +209,14 @@ async def test_a_changed_plan_counts_from_the_next_call(world, change):
     assert (await world.authenticator.authenticate(bearer(key))).plan.requests_per_hour == 500
 
 
+async def test_a_creator_made_active_again_is_let_in_on_the_next_call(world):
+    key = (await world.new_key())["key"]
+    await world.accounts.update_creator("acme", {"is_active": False})
+    assert not await accepts(world, key)
+    await world.accounts.update_creator("acme", {"is_active": True})
+    assert await accepts(world, key)
+
+
 async def test_writes_about_one_creator_leave_the_others_cached(world, monkeypatch):
     acme, other = (await world.new_key("acme"))["key"], (await world.new_key("other"))["key"]
     await accepts(world, acme)

@@ -38,7 +38,7 @@ def sent(raw: bytes, stream_usage: Any = "inject") -> dict[str, Any]:
     [
         pytest.param(b"", "invalid_json", None, id="empty"),
         pytest.param(b"{", "invalid_json", None, id="cut"),
-        pytest.param(b"[]", "invalid_type_or_value", "body", id="a list"),
+        pytest.param(b"[]", "invalid_value", "body", id="a list"),
         pytest.param(b'{"a": NaN}', "invalid_json", None, id="NaN"),
         pytest.param(b"\xef\xbb\xbf{}", "invalid_json", None, id="BOM"),
         pytest.param("{}".encode("utf-16"), "invalid_json", None, id="UTF-16"),
@@ -51,22 +51,22 @@ def sent(raw: bytes, stream_usage: Any = "inject") -> dict[str, Any]:
         pytest.param(body(messages=None), "missing_required_parameter", "messages", id="no messages"),
         pytest.param(body(messages="hi"), "missing_required_parameter", "messages", id="messages is text"),
         pytest.param(body(messages=[]), "missing_required_parameter", "messages", id="no message"),
-        pytest.param(body(messages=["hi"]), "invalid_type_or_value", "messages", id="message is text"),
-        pytest.param(body(messages=[{"content": [5]}]), "invalid_type_or_value", "messages[].content", id="part"),
-        pytest.param(body(stream="yes"), "invalid_type_or_value", "stream", id="stream is text"),
-        pytest.param(body(stream_options=[]), "invalid_type_or_value", "stream_options", id="stream options"),
+        pytest.param(body(messages=["hi"]), "invalid_value", "messages", id="message is text"),
+        pytest.param(body(messages=[{"content": [5]}]), "invalid_value", "messages[].content", id="part"),
+        pytest.param(body(stream="yes"), "invalid_value", "stream", id="stream is text"),
+        pytest.param(body(stream_options=[]), "invalid_value", "stream_options", id="stream options"),
         pytest.param(
             body(stream_options={"include_usage": 1}),
-            "invalid_type_or_value",
+            "invalid_value",
             "stream_options.include_usage",
             id="usage",
         ),
         *(
-            pytest.param(body(max_tokens=value), "invalid_type_or_value", "max_tokens", id=f"max_tokens {value!r}")
+            pytest.param(body(max_tokens=value), "invalid_value", "max_tokens", id=f"max_tokens {value!r}")
             for value in (0, -1, "10", 1e9, True, 2**70)
         ),
         *(
-            pytest.param(body(n=value), "invalid_type_or_value", "n", id=f"n {value!r}")
+            pytest.param(body(n=value), "invalid_value", "n", id=f"n {value!r}")
             for value in (0, -1, 10**6, "2", 1.0, False)
         ),
         *(

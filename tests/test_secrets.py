@@ -1,7 +1,10 @@
+import hmac
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config import load_settings
 from gateway.errors import ConfigError
@@ -45,6 +48,12 @@ def test_digests_depend_on_root_purpose_and_every_character():
     assert digest != Secrets(ROOT + b"x").digest("virtual-keys", "sk-gw-abc")
     assert digest != secrets.digest("admin-keys", "sk-gw-abc")
     assert digest != secrets.digest("virtual-keys", "sk-gw-abd")
+
+
+@given(st.binary(max_size=300))
+def test_the_quick_hasher_is_hmac_sha256(message):
+    secrets = Secrets(ROOT)
+    assert secrets.hasher("virtual-keys")(message) == hmac.digest(secrets.hmac_key("virtual-keys"), message, "sha256")
 
 
 def test_the_root_shows_in_no_repr():

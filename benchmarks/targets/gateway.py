@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.local_http import get_json, post_json
-from benchmarks.machine import ROOT, environment
+from benchmarks.machine import ROOT, TargetFailed, environment
 from benchmarks.targets.base import MODELS, Target
 
 _VERIFY_TIMEOUT_S = 900
@@ -58,8 +58,10 @@ class LedgerCheck:
     upstream_requests: int
     verify_status: int
     verify_output: str
-    restart_s: float
+    restart_s: float | None
     """From start to ready on the folder the load left behind."""
+    problem: str = ""
+    """Why the gateway could not be asked, or did not come back."""
 
     @property
     def rows_are_complete(self) -> bool:
@@ -69,7 +71,7 @@ class LedgerCheck:
 
     @property
     def is_valid(self) -> bool:
-        return self.rows_are_complete and self.verify_status == 0
+        return not self.problem and self.rows_are_complete and self.verify_status == 0
 
 
 class Gateway(Target):
@@ -94,15 +96,15 @@ class Gateway(Target):
 
     def check_ledger(self, seen: Seen, upstream_requests: int) -> LedgerCheck:
         """Counts the ledger's calls, verifies it, and starts the gateway once more on what it wrote."""
-        outcomes = self._settled_outcomes(seen.ok)
-        command = [sys.executable, "-m", "gateway", "ledger", "verify"]
-        verified = subprocess.run(
-            command, cwd=ROOT, env=environment(self._env), capture_output=True, text=True, timeout=_VERIFY_TIMEOUT_S
-        )
-        first_startup_s = self.startup_s
-        self.stop()
-        self._serve()
-        restart_s, self.startup_s = self.startup_s or 0.0, first_startup_s
+        outcomes: dict[str, int] = {}
+        restart_s, problem = None, ""
+        try:
+            outcomes = self._settled_outcomes(seen.ok)
+            verified = self._run_verify()
+            restart_s = self._restart()
+        except (OSError, RuntimeError, TargetFailed) as exc:
+            problem = str(exc)
+            verified = self._run_verify()
         return LedgerCheck(
             seen=seen,
             outcomes=outcomes,
@@ -110,7 +112,26 @@ class Gateway(Target):
             verify_status=verified.returncode,
             verify_output=(verified.stdout + verified.stderr).strip()[-1500:],
             restart_s=restart_s,
+            problem=problem,
         )
+
+    def _run_verify(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", "ledger", "verify"],
+            cwd=ROOT,
+            env=environment(self._env),
+            capture_output=True,
+            text=True,
+            timeout=_VERIFY_TIMEOUT_S,
+        )
+
+    def _restart(self) -> float | None:
+        """Seconds until it is ready again; the start-up time of the empty folder stays as it was."""
+        first_startup_s = self.startup_s
+        self.stop()
+        self._serve()
+        restart_s, self.startup_s = self.startup_s, first_startup_s
+        return restart_s
 
     def _serve(self) -> None:
         self._launch([sys.executable, "-m", "gateway", "serve"], "/health/ready", self._env)

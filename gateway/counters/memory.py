@@ -301,7 +301,7 @@ class MemoryCounters:
         self, key: str, window_s: int, capacity: int, admitted: Iterable[tuple[float, int]], *, unit: str = "request"
     ) -> None:
         now = self._now()
-        slices = (
+        slices = sorted(
             (_leaves_at(now - max(0.0, age_s), window_s, capacity, unit), units)
             for age_s, units in admitted
             if units > 0
@@ -309,7 +309,7 @@ class MemoryCounters:
         window = self._counters.setdefault(key, _Window())
         if not isinstance(window, _Window):
             raise ValueError(f"{key} is not a rolling window")
-        window.seed(sorted(piece for piece in slices if piece[0] > now))
+        window.seed(slices)
 
     async def seed_settled(self, key: str, units: int, *, resets_at: float | None = None) -> None:
         if units < 0:

@@ -254,7 +254,9 @@ class Writer:
             return
         self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
         latest = self._loop.time() - self._settle_timeout_s
-        late = [work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()]
+        late = [
+            work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()
+        ]
         if late:
             self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
             _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))

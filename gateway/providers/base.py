@@ -76,3 +76,7 @@ class Provider(Protocol):
     async def open(self, request: UpstreamRequest, gate: Awaitable[None]) -> Exchange:
         """Returns when the answer's head is here. Raises `UpstreamFailure`, or whatever `gate` raises."""
         ...
+
+    async def close(self) -> None:
+        """Close every connection. Nothing is opened afterwards."""
+        ...

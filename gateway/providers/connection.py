@@ -1,12 +1,15 @@
 """One keep-alive connection to a provider: a request goes out, its answer comes in, with backpressure both ways.
 
 It is fit for another call only if its last answer ended by its own framing, the request had left completely before the
-answer began, and not one byte has come since. In doubt it is closed. It holds the state of the call it carries, so that
+answer began, and not one byte has come since; right before it is used again, the kernel is asked whether one is waiting
+that the loop has not seen yet. In doubt it is closed. (Against bytes that come after the next request has left, nothing
+helps in HTTP/1.1.) It holds the state of the call it carries, so that
 a call costs few objects. Who may use it when is the business of `pool`; deadlines are checked by the pool's tick.
 """
 
 import asyncio
 import re
+import select
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -36,6 +39,7 @@ class Connection(asyncio.Protocol):
         "_is_written",
         "_loop",
         "_on_lost",
+        "_poll",
         "_progressed_at",
         "_total_at",
         "_transport",
@@ -49,6 +53,7 @@ class Connection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    _poll: select.poll
     _deadlines: Deadlines
 
     def __init__(
@@ -77,6 +82,13 @@ class Connection(asyncio.Protocol):
         self._total_at = 0.0
 
     # What the pool and the exchange ask for.
+
+    def is_ready(self) -> bool:
+        """A request may be written. A used connection on which anything waits, be it the end, is closed instead."""
+        # Not asked of a new connection: TLS sends tickets of its own accord behind the handshake.
+        if self.is_used and not self.is_lost and self._poll.poll(0):
+            self.abort()
+        return not self.is_lost
 
     def start(self, head: bytes, body: bytes, deadlines: Deadlines, total_at: float) -> None:
         """Write the request. The connection must be at rest and not lost. `total_at` is in the loop's time."""
@@ -197,6 +209,8 @@ class Connection(asyncio.Protocol):
         # So that a write is "paused" exactly while bytes of it wait in user space. asyncio's TLS layer compares with
         # `>=` where sockets compare with `>`; a limit of 0 would make it pause with nothing to wait for.
         self._transport.set_write_buffer_limits(high=1 if self._is_tls else 0, low=0)
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail("died", "the connection was lost" if exc is None else f"the connection broke ({type(exc).__name__})")

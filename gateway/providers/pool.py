@@ -135,7 +135,7 @@ class Pool:
                 if tries:
                     # Dead before anything was written, or closed unanswered by an upstream that may be asked again.
                     conn = await self._acquire(deadlines, total_at, is_fresh=True)
-                if not conn.is_lost:
+                if conn.is_ready():
                     may_repeat = retry_unanswered and conn.is_used
                     failure = await self._send(conn, head, body, deadlines, total_at)
                     if failure is None:

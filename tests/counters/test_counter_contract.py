@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.types import Limit
 from tests.counters.backend import (
     TICK_S,
     Backend,
@@ -19,6 +20,7 @@ from tests.counters.backend import (
 )
 
 HOUR_S = 3600.0
+MONTHLY_CALLS = money(5, 1, key="calls:ada")._replace(unit="request")
 
 # All or nothing
 
@@ -30,9 +32,9 @@ def test_a_call_takes_of_every_group_in_their_order(backend: Backend) -> None:
     assert [s.reset_s for s in taken.states] == [HOUR_S, 86_400.0, 0.0]
 
 
-@pytest.mark.parametrize("position", [0, 1, 2, 3])
+@pytest.mark.parametrize("position", range(7))
 def test_a_denied_call_takes_nothing_wherever_it_fails(backend: Backend, position: int) -> None:
-    room = [requests(10), money(1_000, 400), gauge(2), tokens(1_000, 300)]
+    room = [requests(10), money(1_000, 400), gauge(2), tokens(1_000, 300), requests(1, 0, key="none"), MONTHLY_CALLS]
     before = [backend.read(limit) for limit in room]
     groups = [*room[:position], credits_left(5, 6), *room[position:]]
     assert names([refused(backend.take("h", *groups)).state]) == ["credits:ada"]
@@ -161,13 +163,13 @@ def test_a_hold_of_nothing_may_still_settle_something(backend: Backend) -> None:
     assert backend.figures(limit) == (30, 0)
 
 
-@pytest.mark.parametrize("limit", [requests(5), requests(5_000), credits_left(5, 1)._replace(unit="request")])
-def test_a_request_is_never_given_back(backend: Backend, limit: object) -> None:
-    admitted(backend.take("a", limit))  # type: ignore[arg-type]
-    admitted(backend.take("b", limit))  # type: ignore[arg-type]
+@pytest.mark.parametrize("limit", [requests(5), requests(5_000), MONTHLY_CALLS])
+def test_a_request_is_never_given_back(backend: Backend, limit: Limit) -> None:
+    admitted(backend.take("a", limit))
+    admitted(backend.take("b", limit))
     backend.release("a")
     backend.settle("b", {"request": 0})
-    assert backend.figures(limit) == (2, 0)  # type: ignore[arg-type]
+    assert backend.figures(limit) == (2, 0)
 
 
 def test_an_amount_of_zero_always_fits(backend: Backend) -> None:
@@ -222,6 +224,15 @@ def test_money_that_is_spent_is_back_when_the_month_ends(backend: Backend) -> No
     admitted(backend.take("b", money(1_000, 600, key="quota:ada:next")))
 
 
+def test_money_that_would_be_spent_anyway_is_not_blamed_on_calls_in_flight(backend: Backend) -> None:
+    admitted(backend.take("a", money(1_000, 600)))
+    backend.settle("a")
+    admitted(backend.take("b", money(1_000, 300)))
+    answer = refused(backend.take("c", money(1_000, 500)))
+    assert (answer.held_by_others, answer.retry_after_s) == (False, 86_400.0)
+    assert refused(backend.take("c", money(1_000, 400))).held_by_others
+
+
 def test_a_balance_has_no_end_to_wait_for(backend: Backend) -> None:
     limit = credits_left(1_000, 600)
     admitted(backend.take("a", limit))
@@ -245,8 +256,8 @@ def test_a_balance_has_no_end_to_wait_for(backend: Backend) -> None:
         money(0, 1),
     ],
 )
-def test_what_is_above_the_whole_capacity_never_fits(backend: Backend, limit: object) -> None:
-    answer = refused(backend.take("h", limit))  # type: ignore[arg-type]
+def test_what_is_above_the_whole_capacity_never_fits(backend: Backend, limit: Limit) -> None:
+    answer = refused(backend.take("h", limit))
     assert (answer.retry_after_s, answer.held_by_others) == (None, False)
 
 
@@ -310,7 +321,38 @@ def test_a_window_keeps_its_content_when_the_plan_changes_its_precision(
     assert backend.take_many(requests(after), after, prefix="d") == after - max(0, after - before)
 
 
+def test_the_wait_stays_true_when_the_plan_changes_the_windows_precision(backend: Backend) -> None:
+    backend.clock.advance(TICK_S)
+    admitted(backend.take("a", requests(600)))
+    backend.clock.advance(TICK_S)
+    admitted(backend.take("b", requests(2)))
+    both = requests(2, 2)
+    wait_s = refused(backend.take("c", both)).retry_after_s
+    assert wait_s is not None
+    backend.clock.advance(wait_s - TICK_S)
+    refused(backend.take("c", both))
+    backend.clock.advance(TICK_S)
+    admitted(backend.take("c", both))
+
+
 # Rolling windows
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_exact"),
+    [
+        pytest.param(requests(1), True, id="one request"),
+        pytest.param(requests(512), True, id="the most requests of an exact log"),
+        pytest.param(requests(513), False, id="one request more"),
+        pytest.param(tokens(512, 1), False, id="tokens, however few"),
+    ],
+)
+def test_up_to_512_requests_are_exact_and_tokens_never(backend: Backend, limit: Limit, is_exact: bool) -> None:
+    backend.clock.advance(TICK_S)
+    full = limit._replace(amount=limit.capacity)
+    reset_s = admitted(backend.take("h", full)).states[0].reset_s
+    assert (reset_s == limit.window_s) is is_exact
+    assert limit.window_s <= reset_s <= limit.window_s * 61 / 60
 
 
 def test_an_exact_window_lets_the_next_in_at_the_instant_the_oldest_leaves(backend: Backend) -> None:
@@ -325,6 +367,18 @@ def test_an_exact_window_lets_the_next_in_at_the_instant_the_oldest_leaves(backe
     backend.clock.advance(TICK_S)
     admitted(backend.take("b", limit))
     assert refused(backend.take("c", limit)).retry_after_s == 10.0
+
+
+@given(st.floats(0.0, 10.0), st.floats(0.0, 3_599.0))
+def test_the_wait_is_long_enough_whatever_floats_round(start_s: float, pause_s: float) -> None:
+    backend = MemoryBackend()
+    backend.clock.monotonic_s = start_s
+    admitted(backend.take("a", requests(1)))
+    backend.clock.monotonic_s += pause_s
+    wait_s = refused(backend.take("b", requests(1))).retry_after_s
+    assert wait_s is not None
+    backend.clock.monotonic_s += wait_s
+    admitted(backend.take("b", requests(1)))
 
 
 def test_the_wait_of_many_units_lasts_until_enough_have_left(backend: Backend) -> None:
@@ -405,11 +459,13 @@ def test_tokens_that_calls_in_flight_hold_may_be_back_in_a_moment(backend: Backe
 
 
 def test_tokens_that_left_the_window_are_past_correcting(backend: Backend) -> None:
-    admitted(backend.take("a", tokens(1_000, 900)))
-    backend.clock.advance(62.0)
-    admitted(backend.take("b", tokens(1_000, 500)))
+    admitted(backend.take("a", tokens(1_000, 400)))
+    backend.clock.advance(30.0)
+    admitted(backend.take("b", tokens(1_000, 300)))
+    backend.clock.advance(32.0)
+    admitted(backend.take("c", tokens(1_000, 500)))
     backend.settle("a", {"token": 700})
-    assert backend.figures(tokens(1_000, 1)) == (0, 500)
+    assert backend.figures(tokens(1_000, 1)) == (0, 800)
 
 
 # Gauges
@@ -442,6 +498,18 @@ def test_a_clock_that_steps_back_frees_nothing(backend: Backend, capacity: int) 
     assert backend.take_many(limit, 1, prefix="c") == 0
     backend.clock.advance(60.0 + TICK_S)
     assert backend.take_many(limit, capacity, prefix="d") == capacity
+
+
+def test_a_call_admitted_by_a_clock_that_is_behind_counts_from_the_latest_instant_seen(backend: Backend) -> None:
+    limit = requests(1)
+    backend.clock.advance(7_200.0)
+    assert backend.read(limit).settled == 0
+    backend.clock.advance(-7_200.0)
+    admitted(backend.take("a", limit))
+    backend.clock.advance(7_200.0)
+    refused(backend.take("b", limit))
+    backend.clock.advance(HOUR_S)
+    admitted(backend.take("b", limit))
 
 
 def test_a_wall_clock_that_steps_over_the_month_and_back_loses_no_money(backend: Backend) -> None:

@@ -1,6 +1,9 @@
 """What is particular to the counters in memory: how much they keep. `backend` in the contract shows they never suspend."""
 
-from gateway.counters.base import Taken
+import pytest
+
+from gateway.counters.memory import _Window
+from policies.types import Limit
 from tests.counters.backend import MemoryBackend, a_limit, admitted, money, refused, requests, tokens
 
 
@@ -69,13 +72,23 @@ def test_looking_makes_no_counter() -> None:
     assert backend.memory.kept_counters == 0
 
 
-def test_a_busy_window_keeps_one_slice_a_bucket_or_one_an_admission() -> None:
+@pytest.mark.parametrize("limit", [tokens(10**6, 10), requests(10**6, window_s=60)])
+def test_a_busy_window_keeps_one_slice_a_bucket(limit: Limit) -> None:
     backend = MemoryBackend()
     for second in range(120):
         backend.clock.advance(1.0)
-        for number in range(20):
-            assert isinstance(backend.take(f"{second}-{number}", tokens(10**6, 10)), Taken)
-            backend.settle(f"{second}-{number}", {"token": 9})
-    window = backend.memory._counters["tokens:ada"]
-    assert len(window.slices) <= 61  # type: ignore[union-attr]
-    assert backend.figures(tokens(10**6, 1))[0] in {60 * 180, 61 * 180}
+        assert backend.take_many(limit, 20, prefix=f"{second}") == 20
+    window = backend.memory._counters[limit.key]
+    assert isinstance(window, _Window)
+    assert len(window.slices) <= 61
+    assert backend.figures(limit) == (61 * 20 * limit.amount, 0)
+
+
+def test_an_exact_window_keeps_no_more_slices_than_its_capacity() -> None:
+    backend = MemoryBackend()
+    for second in range(700):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(512), 1, prefix=f"{second}")
+    window = backend.memory._counters[requests(512).key]
+    assert isinstance(window, _Window)
+    assert len(window.slices) == 512

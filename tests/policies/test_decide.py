@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from policies import POLICIES, access, decide, quota, rate_limit
-from policies.types import Deny
+from policies.types import UNLIMITED, Deny
 from tests.policies.samples import ACCOUNT, CALL, NOW, PLAN
 
 
@@ -21,9 +21,11 @@ def test_the_first_refusal_ends_it() -> None:
     assert answer.code == "model_not_allowed"
 
 
-def test_an_account_without_limits_takes_nothing() -> None:
+def test_an_account_without_limits_is_counted_all_the_same() -> None:
     plan = replace(PLAN, requests_per_hour=None, quota_nano_usd_per_month=None)
-    assert decide(CALL, replace(ACCOUNT, plan=plan), NOW) == []
+    groups = decide(CALL, replace(ACCOUNT, plan=plan), NOW)
+    assert isinstance(groups, list)
+    assert [limit.capacity for group in groups for limit in group] == [UNLIMITED, UNLIMITED]
 
 
 def test_what_one_call_was_given_is_not_changed_by_the_next() -> None:

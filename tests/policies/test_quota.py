@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import quota
-from policies.types import Limit
+from policies.types import UNLIMITED, Deny, Limit
 from tests.policies.samples import ACCOUNT, CALL, NOW, PLAN
 
 DAY = timedelta(days=1)
@@ -42,9 +42,14 @@ def test_a_call_that_costs_nothing_still_shows_the_quota() -> None:
     assert limit.amount == 0
 
 
-def test_a_plan_without_quota_asks_for_nothing() -> None:
+def test_a_plan_without_quota_is_counted_on_the_same_counter() -> None:
+    """Another plan may count on the next call, and then this month's charges must be known."""
     account = replace(ACCOUNT, plan=replace(PLAN, quota_nano_usd_per_month=None))
-    assert list(quota.decide(CALL, account, NOW)) == []
+    answer = quota.decide(CALL, account, NOW)
+    assert not isinstance(answer, Deny)
+    [[limit]] = answer
+    assert limit.capacity == UNLIMITED
+    assert limit.key == limit_at(NOW, 1).key
 
 
 def test_the_refusal_names_plan_and_amount() -> None:

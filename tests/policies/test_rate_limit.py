@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from policies import rate_limit
-from policies.types import Limit
+from policies.types import UNLIMITED, Limit
 from tests.policies.samples import ACCOUNT, CALL, NOW, PLAN
 
 
@@ -21,9 +21,9 @@ def test_a_call_takes_one_request_of_the_plans_rolling_hour(plan_limit: int) -> 
     assert limit.resets_at is None
 
 
-def test_a_plan_without_the_limit_asks_for_nothing() -> None:
-    account = replace(ACCOUNT, plan=replace(PLAN, requests_per_hour=None))
-    assert list(rate_limit.decide(CALL, account, NOW)) == []
+def test_a_plan_without_the_limit_is_counted_on_the_same_counter() -> None:
+    assert limit_of(None).capacity == UNLIMITED
+    assert limit_of(None).key == limit_of(10).key
 
 
 def test_the_refusal_names_plan_and_limit() -> None:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 import uvloop
@@ -60,6 +60,12 @@ class Peer:
         except ConnectionError:
             return b""
 
+    def stop_reading(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
+    def read_on(self) -> None:
+        cast(asyncio.Transport, self.writer.transport).resume_reading()
+
     def close(self) -> None:
         self.writer.close()
 
@@ -70,6 +76,7 @@ class Peer:
         self.writer.transport.abort()
 
 
+T = TypeVar("T")
 Script = Callable[[Peer], Awaitable[None]]
 
 
@@ -133,11 +140,11 @@ def says(data: bytes) -> Script:
 
 @contextlib.asynccontextmanager
 async def pooled(
-    script: Script, connections_max: int = 8, *, hang_s: float | None = HANG_S, **bounds: int
+    script: Script, connections_max: int = 8, *, hang_s: float | None = HANG_S
 ) -> AsyncIterator[tuple[Pool, Upstream]]:
     """A scripted upstream and a pool on it. Whatever the test did, no call may be left and every socket must end."""
     async with asyncio.timeout(hang_s), Upstream(script) as upstream:
-        pool = Pool(upstream.origin, connections_max=connections_max, **bounds)
+        pool = Pool(upstream.origin, connections_max=connections_max)
         try:
             yield pool, upstream
             assert pool.exchanges_active == 0
@@ -181,6 +188,10 @@ async def call(pool: Pool, body: bytes = b"{}", **how: Any) -> bytes:
         exchange.close()
 
 
+def started(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    return asyncio.get_running_loop().create_task(work)
+
+
 async def failure_of(work: Awaitable[Any]) -> UpstreamFailure:
     with pytest.raises(UpstreamFailure) as caught:
         await work
@@ -194,17 +205,27 @@ async def until(claim: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test under asyncio's own loop and under uvloop, which the server uses."""
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
-    @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-    @functools.wraps(test)
-    def run(new_loop: Callable[[], asyncio.AbstractEventLoop], **arguments: Any) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(**arguments))
 
-    given = inspect.signature(test)
-    extra = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = given.replace(parameters=[*given.parameters.values(), extra])  # type: ignore[attr-defined]
-    del run.__wrapped__  # type: ignore[attr-defined]
-    return run
+def on_loops(*names: str) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Callable[..., None]]:
+    """Run a test under each of these loops; the server uses uvloop, asyncio's own is the fallback."""
+
+    def decorate(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+        @pytest.mark.parametrize("loop", names)
+        @functools.wraps(test)
+        def run(loop: str, **arguments: Any) -> None:
+            with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+                runner.run(test(**arguments))
+
+        given = inspect.signature(test)
+        extra = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
+        shown = cast(Any, run)
+        shown.__signature__ = given.replace(parameters=[*given.parameters.values(), extra])
+        del shown.__wrapped__  # or pytest would take it for a coroutine
+        return cast(Callable[..., None], run)
+
+    return decorate
+
+
+on_both_loops = on_loops("asyncio", "uvloop")

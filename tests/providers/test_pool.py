@@ -1,6 +1,8 @@
 """The pool: who gets which connection, when it is used again, what the gate holds back, what is tried twice."""
 
 import asyncio
+import os
+import socket
 from collections import Counter
 
 import pytest
@@ -23,6 +25,7 @@ from tests.providers.scripted_upstream import (
     pooled,
     rest,
     says,
+    started,
     until,
 )
 
@@ -89,7 +92,7 @@ async def test_calls_above_the_bound_are_served_first_come_first_served() -> Non
         holder = await begin(pool, b"holder")
         waiting = []
         for number in range(5):
-            waiting.append(asyncio.create_task(call(pool, b"%d" % number)))  # noqa: TID251
+            waiting.append(started(call(pool, b"%d" % number)))
             await asyncio.sleep(0)
         holder.close()
         await asyncio.gather(*waiting)
@@ -184,6 +187,27 @@ async def test_a_connection_closed_while_idle_is_not_used() -> None:
         assert upstream.connections == 3
 
 
+@pytest.mark.parametrize("what", ["bytes", "end"])
+@on_both_loops
+async def test_what_the_kernel_holds_but_the_loop_has_not_seen_keeps_a_connection_from_being_used(what: str) -> None:
+    peers: list[Peer] = []
+
+    async def script(peer: Peer) -> None:
+        peers.append(peer)
+        await echo(peer)
+
+    async with pooled(script) as (pool, upstream):
+        assert await call(pool, b"one") == b"one"
+        descriptor = peers[0].writer.get_extra_info("socket").fileno()
+        if what == "bytes":
+            os.write(descriptor, answer(b"of nobody"))
+        else:
+            with socket.socket(fileno=os.dup(descriptor)) as upstreams_end:
+                upstreams_end.shutdown(socket.SHUT_WR)
+        assert await call(pool, b"two") == b"two"
+        assert upstream.connections == 2
+
+
 @on_both_loops
 async def test_bytes_after_the_end_while_the_answer_is_being_read_are_dropped() -> None:
     go = asyncio.Event()
@@ -254,7 +278,7 @@ async def test_closing_wakes_a_reader_which_then_fails() -> None:
 
     async with pooled(script) as (pool, _):
         exchange = await begin(pool)
-        reading = asyncio.create_task(exchange.read())  # noqa: TID251
+        reading = started(exchange.read())
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError, match="two tasks"):
             await exchange.read()
@@ -280,7 +304,7 @@ async def test_nothing_is_written_before_the_gate_resolves() -> None:
         for opened in (1, 1):
             seen.clear()
             gate = asyncio.get_running_loop().create_future()
-            calling = asyncio.create_task(call(pool, gate=gate))  # noqa: TID251
+            calling = started(call(pool, gate=gate))
             await until(lambda: upstream.connections == opened and pool.connections_open == 1)  # noqa: B023
             for _ in range(20):
                 await asyncio.sleep(0.001)
@@ -309,7 +333,7 @@ async def test_a_gate_that_raises_leaves_the_connection_unwritten_and_in_the_poo
 async def test_a_cancelled_gate_leaves_the_connection_in_the_pool() -> None:
     async with pooled(echo) as (pool, upstream):
         assert await call(pool) == b"{}"
-        calling = asyncio.create_task(call(pool, gate=asyncio.Event().wait()))  # type: ignore[arg-type]  # noqa: TID251
+        calling = started(call(pool, gate=asyncio.Event().wait()))
         await until(lambda: pool.connections_idle == 0)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -360,7 +384,7 @@ async def test_a_call_cancelled_while_it_waits_leaves_its_place() -> None:
     """Its gate is never awaited; the warning about that would fail the test."""
     async with pooled(echo, connections_max=1) as (pool, upstream):
         holder = await begin(pool)
-        waiting = [asyncio.create_task(call(pool, b"%d" % number)) for number in range(3)]  # noqa: TID251
+        waiting = [started(call(pool, b"%d" % number)) for number in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         holder.close()
@@ -376,7 +400,7 @@ async def test_a_call_cancelled_while_it_waits_leaves_its_place() -> None:
 async def test_a_turn_given_and_cancelled_at_once_goes_to_the_next() -> None:
     async with pooled(echo, connections_max=1) as (pool, upstream):
         holder = await begin(pool)
-        first, second = (asyncio.create_task(call(pool, body)) for body in (b"first", b"second"))  # noqa: TID251
+        first, second = (started(call(pool, body)) for body in (b"first", b"second"))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         holder.close()  # gives the turn to `first`, which has not run since
@@ -391,7 +415,7 @@ async def test_a_turn_given_and_cancelled_at_once_goes_to_the_next() -> None:
 async def test_a_call_cancelled_while_connecting_frees_its_slot() -> None:
     async with pooled(echo, connections_max=1) as (pool, _):
         for turns in range(6):
-            calling = asyncio.create_task(call(pool))  # noqa: TID251
+            calling = started(call(pool))
             for _ in range(turns):
                 await asyncio.sleep(0)
             calling.cancel()
@@ -534,7 +558,7 @@ async def test_the_pool_refuses_calls_once_closed_and_ends_those_in_flight() -> 
 
     async with pooled(script, connections_max=2) as (pool, _):
         exchange, silent = await begin(pool), await begin(pool)
-        waiting = asyncio.create_task(call(pool))  # noqa: TID251
+        waiting = started(call(pool))
         await asyncio.sleep(0)
         await pool.close()
         assert pool.connections_open == 0

@@ -46,7 +46,8 @@ def read(*reads: bytes, bounds: Bounds = BOUNDS) -> tuple[Answer, bytes]:
         pytest.param(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n", 204, b"", id="204-with-length"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n" + answer(b"hello"), 200, b"hello", id="100"),
         pytest.param(
-            b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 199 x\r\n\r\n" + chunked(b"hi"),
+            b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 P\r\n\r\nHTTP/1.1 199 x\r\n\r\n"
+            + chunked(b"hi"),
             200,
             b"hi",
             id="interims",
@@ -95,7 +96,9 @@ def test_bytes_after_the_end_soil_the_connection_and_reach_nobody(data: bytes, b
         pytest.param(answer(b"hello", b"connection: keep-alive, Close"), id="close-in-a-list"),
         pytest.param(chunked(b"hello").replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"), id="chunked-close"),
         pytest.param(b"HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello", id="1.0"),
-        pytest.param(b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nhello", id="1.0-keep-alive"),
+        pytest.param(
+            b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\nhello", id="1.0-keep-alive"
+        ),
         pytest.param(b"HTTP/1.1 204 No\r\nconnection: close\r\n\r\n", id="204-close"),
     ],
 )
@@ -152,7 +155,8 @@ REFUSED = {
     "interim-chunked": b"HTTP/1.1 100 Continue\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + answer(b"x"),
     "interim-close": b"HTTP/1.1 100 Continue\r\nconnection: close\r\n\r\n" + answer(b"x"),
     **{
-        f"redirect-{status}": b"HTTP/1.1 %d Moved\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n" % status
+        f"redirect-{status}": b"HTTP/1.1 %d Moved\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n"
+        % status
         for status in (300, 301, 302, 303, 304, 307, 308)
     },
     "redirect-without-body": b"HTTP/1.1 304 Not Modified\r\n\r\n",
@@ -258,7 +262,10 @@ def test_many_small_chunks_are_read(size: int) -> None:
 
 
 def test_headers_are_lower_case_the_last_wins_and_trailers_are_dropped() -> None:
-    data = OK + b"X-One: 1 \r\nx-one:2\r\nX-Latin: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-one: 3\r\nx-late: 4\r\n\r\n"
+    data = (
+        OK
+        + b"X-One: 1 \r\nx-one:2\r\nX-Latin: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-one: 3\r\nx-late: 4\r\n\r\n"
+    )
     reader, _ = read(data)
     assert reader.headers == {"x-one": "2", "x-latin": "é", "transfer-encoding": "chunked"}
 

@@ -12,7 +12,7 @@ import pytest
 from gateway.providers.base import Deadlines
 from gateway.providers.pool import Origin, Pool, PooledExchange
 from tests.providers import scripted_upstream
-from tests.providers.scripted_upstream import HANG_S, OK, Peer, answer, begin, call, failure_of, rest, says
+from tests.providers.scripted_upstream import HANG_S, OK, Peer, answer, begin, call, failure_of, rest, says, started
 
 DEADLINES = Deadlines(connect_s=5, first_byte_s=20, idle_s=10, total_s=60)
 LATE_S = 0.25
@@ -73,7 +73,7 @@ async def settled(_: Clock, claim: Callable[[], bool]) -> None:
 
 async def fails_between(clock: Clock, work: Coroutine[Any, Any, Any], seconds: float, kind: str) -> None:
     """`work` is under way until `seconds` from now, and has failed with `kind` as soon as the contract says."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = started(work)
     await clock.advance(seconds - 0.01)
     assert not task.done()
     await clock.advance(LATE_S + 0.02)
@@ -99,14 +99,16 @@ class Silence:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-le"], ids=["nothing", "interim", "half"]
+    "said",
+    [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-le"],
+    ids=["nothing", "interim", "half"],
 )
 def test_silence_before_the_head_ends_at_the_first_byte_deadline(said: bytes) -> None:
     @on_a_clock
     async def run(clock: Clock) -> None:
         silence = Silence(said)
         async with pooled(silence.script) as (pool, _):
-            calling = clock.create_task(call(pool, deadlines=DEADLINES))
+            calling = started(call(pool, deadlines=DEADLINES))
             await settled(clock, lambda: silence.requests == 1)
             await clock.advance(DEADLINES.first_byte_s - 0.01)
             assert not calling.done()
@@ -133,7 +135,7 @@ async def test_a_trickle_is_not_idle_but_ends_at_the_total_deadline(clock: Clock
     silence = Silence(OK + b"content-length: 1000\r\n\r\n")
     async with pooled(silence.script) as (pool, _):
         exchange = await begin(pool, deadlines=DEADLINES)
-        reading = clock.create_task(rest(exchange))
+        reading = started(rest(exchange))
         for _ in range(int(DEADLINES.total_s / 5) - 1):
             silence.more.put_nowait(b"x")
             await clock.advance(5)
@@ -171,15 +173,15 @@ async def test_the_first_byte_deadline_runs_from_the_request_fully_sent(clock: C
     read_on, taken = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
-        peer.writer.transport.pause_reading()
+        peer.stop_reading()
         await read_on.wait()
-        peer.writer.transport.resume_reading()
+        peer.read_on()
         await peer.request()
         taken.set()
         await peer.gone()
 
     async with pooled(script) as (pool, upstream):
-        calling = clock.create_task(call(pool, BIG, deadlines=DEADLINES))
+        calling = started(call(pool, BIG, deadlines=DEADLINES))
         await settled(clock, lambda: upstream.connections == 1)
         await clock.advance(DEADLINES.first_byte_s + 5)
         assert not calling.done()
@@ -195,11 +197,11 @@ async def test_the_first_byte_deadline_runs_from_the_request_fully_sent(clock: C
 @on_a_clock
 async def test_a_request_that_is_never_taken_ends_at_the_total_deadline_and_is_not_fully_sent(clock: Clock) -> None:
     async def script(peer: Peer) -> None:
-        peer.writer.transport.pause_reading()
+        peer.stop_reading()
         await asyncio.Event().wait()
 
     async with pooled(script) as (pool, upstream):
-        calling = clock.create_task(call(pool, BIG, deadlines=DEADLINES))
+        calling = started(call(pool, BIG, deadlines=DEADLINES))
         await settled(clock, lambda: upstream.connections == 1)
         await clock.advance(DEADLINES.total_s - 0.5)
         assert not calling.done()

@@ -18,6 +18,7 @@ from tests.providers.scripted_upstream import (
     pooled,
     rest,
     says,
+    started,
     until,
 )
 
@@ -111,7 +112,9 @@ async def test_a_reset_does_not_complete_a_body_without_framing() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", id="redirect"),
+        pytest.param(
+            b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", id="redirect"
+        ),
         pytest.param(answer(b"x", b"content-encoding: gzip"), id="gzip"),
         pytest.param(OK + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab", id="two-lengths"),
         pytest.param(OK + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", id="both-framings"),
@@ -205,10 +208,10 @@ async def test_a_refusal_before_the_request_is_sent_is_delivered_and_the_rest_is
 
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
-        peer.writer.transport.pause_reading()
+        peer.stop_reading()
         await peer.send(answer(b"too large").replace(b"200 OK", b"413 No"))
         await until(lambda: pool.exchanges_active == 0)
-        peer.writer.transport.resume_reading()
+        peer.read_on()
         received.append(len(await peer.gone()))
 
     async with pooled(script) as (pool, upstream):
@@ -247,7 +250,7 @@ async def test_an_answer_that_begins_early_does_not_stop_the_request_but_the_con
 async def test_an_answer_that_ends_before_the_request_is_sent_ends_the_connection() -> None:
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
-        peer.writer.transport.pause_reading()
+        peer.stop_reading()
         await peer.send(answer(b"early"))
         await asyncio.Event().wait()
 
@@ -274,13 +277,13 @@ async def test_a_call_cancelled_in_the_middle_of_its_request_closes_the_connecti
     async def script(peer: Peer) -> None:
         if peer.number == 1:
             await peer.reader.readuntil(b"\r\n\r\n")
-            peer.writer.transport.pause_reading()
+            peer.stop_reading()
             await asyncio.Event().wait()
         await peer.send(answer(await peer.request()))
         await peer.gone()
 
     async with pooled(script) as (pool, upstream):
-        calling = asyncio.create_task(call(pool, BIG))  # noqa: TID251
+        calling = started(call(pool, BIG))
         await until(lambda: upstream.connections == 1 and pool.exchanges_active == 1)
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -357,8 +360,11 @@ async def test_no_call_ever_sees_a_byte_of_another_whatever_is_cancelled_when(se
             canary = await peer.request()
             body = canary * 20
             data = chance.choice([answer(body), chunked(*[canary] * 20), b"HTTP/1.1 102 x\r\n\r\n" + answer(body)])
+            end = len(data)
             match chance.randrange(12):
                 case 0:
+                    # In one piece with the end: what comes after the next request has left, nobody can tell apart.
+                    end -= 1
                     data += chance.choice([b"\r\n", answer(b"STRAY" * 10), b"STRAY"])
                 case 1:
                     data = data[: chance.randrange(len(data))]
@@ -371,7 +377,7 @@ async def test_no_call_ever_sees_a_byte_of_another_whatever_is_cancelled_when(se
                 case 4:
                     peer.reset()
                     return
-            cut = chance.randrange(len(data) + 1)
+            cut = chance.randrange(min(end, len(data)) + 1)
             await peer.send(data[:cut])
             await asyncio.sleep(chance.choice([0, 0, 0.001]))
             await peer.send(data[cut:])
@@ -404,7 +410,7 @@ async def test_no_call_ever_sees_a_byte_of_another_whatever_is_cancelled_when(se
             except (UpstreamFailure, TimeoutError, ZeroDivisionError):
                 pass
             finally:
-                assert (canary * 20).startswith(got), "bytes of another call"
+                assert (canary * 20).startswith(got), f"bytes of another call: {got!r}"
 
         async def worker(numbers: range) -> None:
             for number in numbers:

