@@ -174,6 +174,16 @@ def fdatasync_ms(folder: Path, appends: int = 200) -> float:
     return statistics.median(took) * 1000
 
 
+def core_busy_s(core: int) -> float:
+    """Time the core has spent on anything at all, time stolen by the hypervisor included."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
+            return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+    raise LookupError(f"no core {core} in /proc/stat")
+
+
 def python_loop_ms() -> float:
     """Best of several times a million additions take: how fast this core runs Python, whatever it is called."""
     best = float("inf")

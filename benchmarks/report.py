@@ -56,6 +56,11 @@ class Result:
         values = [row["pss_mb"] for row in self.rows if row["target"] == target and row["pss_mb"] is not None]
         return max(values, default=None)
 
+    def others_share(self) -> float:
+        """Of the targets' core, while one of them was measured."""
+        values = [row["others_share"] for row in self.rows if row["others_share"] is not None]
+        return statistics.median(values) if values else 0.0
+
     def first_failure(self, target: str, kind: str, level: int) -> str:
         return next((row["first_failure"] for row in self._of(target, kind, level) if row["first_failure"]), "")
 
@@ -94,7 +99,12 @@ def markdown(result: Result) -> str:
 def _head(result: Result) -> str:
     measured_at = dt.datetime.fromtimestamp(result.measured_at, dt.UTC)
     versions = ", ".join(f"{t.name} {t.version}" for t in result.targets if t.version)
-    pinning = "targets on one core, load and upstream on another" if result.is_pinned else "one core, nothing pinned"
+    pinning = "one core, nothing pinned"
+    if result.is_pinned:
+        others = result.others_share()
+        pinning = (
+            f"targets on one core, load and upstream on another; other work took {others:.0%} of the targets' core"
+        )
     return (
         f"Measured {measured_at:%Y-%m-%d %H:%M} UTC with `{result.command}` in {result.took_s / 60:.0f} minutes. "
         f"{result.machine}; {pinning}. "

@@ -20,10 +20,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import report
-from benchmarks.machine import BUILD, TargetFailed, choose_cores, describe_machine, fdatasync_ms, filesystem_of
+from benchmarks.machine import (
+    BUILD,
+    TargetFailed,
+    choose_cores,
+    core_busy_s,
+    describe_machine,
+    fdatasync_ms,
+    filesystem_of,
+)
 from benchmarks.native import BuildFailed, Upstream, run_load
 from benchmarks.targets.base import Direct, Target, Unavailable
 from benchmarks.targets.gateway import Gateway, LedgerCheck, Seen
@@ -64,6 +72,14 @@ PLAN = (
     Measure("paced", 2000),
     Measure("unpaced", 50),
 )
+
+
+class _Usage(NamedTuple):
+    """Processor time at one instant, of everything on the target's core and of the target."""
+
+    at: float
+    core_s: float
+    cpu_s: float
 
 
 class Bench:
@@ -125,20 +141,28 @@ class Bench:
 
     def _load(self, target: Target, arguments: list[str]) -> dict[str, Any]:
         """Loads one target; adds what it cost and what the upstream saw to what the load generator says."""
-        before, cpu_before = self.upstream.stats(), target.process.cpu_s() if target.process else 0.0
+        asked_before, before = self.upstream.stats(), self._usage(target)
         row = run_load(target.url, target.key, arguments, self.load_core, timeout_s=8 * self.seconds + _GRACE_S + 60)
-        cpu_s = target.process.cpu_s() - cpu_before if target.process else None
-        after = self.upstream.stats()
+        after, asked_after = self._usage(target), self.upstream.stats()
+        cpu_s = after.cpu_s - before.cpu_s if target.process else None
         row["cpu_s"] = cpu_s
         row["cpu_us_a_call"] = _share(cpu_s, row["answered"])
         row["cpu_us_an_event"] = _share(cpu_s, row.get("events", 0))
-        row["upstream_connections"] = after["connections"] - before["connections"] - 1
-        seen = self._seen.get(target.name, Seen())
-        unclear = row["failed"] + row["unfinished"] + row["non_200"]
-        self._seen[target.name] = Seen(seen.ok + row["ok"], seen.unclear + unclear)
-        asked = after["requests"] - before["requests"]
-        self._upstream_requests[target.name] = self._upstream_requests.get(target.name, 0) + asked
+        others_s = after.core_s - before.core_s - (cpu_s or 0)
+        row["others_share"] = max(0.0, others_s / (after.at - before.at)) if target.process else None
+        row["upstream_connections"] = asked_after["connections"] - asked_before["connections"] - 1
+        self._account(target.name, row, asked_after["requests"] - asked_before["requests"])
         return row
+
+    def _usage(self, target: Target) -> _Usage:
+        core_s = core_busy_s(self.target_core) if self.target_core is not None else 0.0
+        return _Usage(time.monotonic(), core_s, target.process.cpu_s() if target.process else 0.0)
+
+    def _account(self, name: str, row: dict[str, Any], asked: int) -> None:
+        seen = self._seen.get(name, Seen())
+        unclear = row["failed"] + row["unfinished"] + row["non_200"]
+        self._seen[name] = Seen(seen.ok + row["ok"], seen.unclear + unclear)
+        self._upstream_requests[name] = self._upstream_requests.get(name, 0) + asked
 
     def check_ledger(self) -> LedgerCheck | None:
         """The gateway's account of the whole load; None when it was not among the targets."""

@@ -28,6 +28,11 @@ _SAFE_VALUE = re.compile(r"[\x20-\x7e]{1,256}")
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|xai|gsk|AIza)[-_][A-Za-z0-9_\-*]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|Bearer\s+\S+")
 _OPERATOR_STATUSES = frozenset({401, 402, 403})
 
+_RATELIMIT_UNITS = {
+    unit: tuple(f"x-ratelimit-{what}-{unit}s".encode() for what in ("limit", "remaining", "reset"))
+    for unit in ("request", "token")
+}
+
 _FAILURES: dict[FailureKind, tuple[int, str, str]] = {
     "unreachable": (502, "provider_unreachable", "The provider could not be reached."),
     "died": (502, "upstream_died", "The provider closed the connection before its answer was complete."),
@@ -44,19 +49,18 @@ _DENIED_TYPE = {"insufficient_quota": "insufficient_quota"}
 def limit_headers(states: Sequence[LimitState]) -> list[Header]:
     """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` of the tightest limit of each unit; none for no limit."""
     headers: list[Header] = []
-    for unit, name in ((b"requests", "request"), (b"tokens", "token")):
-        tightest = None
-        for state in states:
-            if (
-                state.limit.unit == name
-                and state.limit.capacity < UNLIMITED
-                and (tightest is None or state.remaining < tightest.remaining)
-            ):
-                tightest = state
-        if tightest is not None:
-            headers.append((b"x-ratelimit-limit-" + unit, b"%d" % tightest.limit.capacity))
-            headers.append((b"x-ratelimit-remaining-" + unit, b"%d" % tightest.remaining))
-            headers.append((b"x-ratelimit-reset-" + unit, duration(tightest.reset_s)))
+    tightest: dict[str, tuple[int, LimitState]] = {}
+    for state in states:
+        limit = state.limit
+        if limit.unit in _RATELIMIT_UNITS and limit.capacity < UNLIMITED:
+            remaining = limit.capacity - state.settled - state.held
+            if limit.unit not in tightest or remaining < tightest[limit.unit][0]:
+                tightest[limit.unit] = remaining, state
+    for unit, (remaining, state) in tightest.items():
+        limit_name, remaining_name, reset_name = _RATELIMIT_UNITS[unit]
+        headers.append((limit_name, b"%d" % state.limit.capacity))
+        headers.append((remaining_name, b"%d" % max(0, remaining)))
+        headers.append((reset_name, duration(state.reset_s)))
     return headers
 
 

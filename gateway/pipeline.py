@@ -39,6 +39,7 @@ from gateway.config import Settings
 from gateway.counters.base import CounterStore, LimitState, Refused
 from gateway.errors import DO_NOT_RETRY, GatewayError, NotFound, RequestError, StoreError, error_body
 from gateway.ledger.records import Attribution, Entry, Hold, Ledger, Outcome, Route
+from gateway.logs import log_request
 from gateway.metering import NOTHING, Ending, Metered, estimated, reported
 from gateway.metrics import Metrics
 from gateway.pricing import UnpricedUsage, cost_nano_usd, usd, worst_case_nano_usd
@@ -532,16 +533,17 @@ class Pipeline:
         """An error as JSON, or as the stream's last event where a status has already left."""
         if not call.is_ended:
             self._metrics.rejected("chat", error.code or "")
-            log = _log.warning if error.status >= 500 else _log.info
-            log(
+            log_request(
                 "request_rejected",
-                request_id=call.request_id,
-                creator=call.creator,
-                key_id=call.key_id,
-                endpoint=call.endpoint,
-                status=error.status,
-                code=error.code,
-                latency_ms=call.elapsed_ms(),
+                {
+                    "request_id": call.request_id,
+                    "creator": call.creator,
+                    "key_id": call.key_id,
+                    "endpoint": call.endpoint,
+                    "status": error.status,
+                    "code": error.code,
+                    "latency_ms": call.elapsed_ms(),
+                },
             )
         if responder.is_started:
             await responder.end(b"data: " + error_body(error.message, error.type, error.code) + b"\n\n")
@@ -615,28 +617,30 @@ def _ignore() -> None:
 
 
 def _log_finished(entry: Entry) -> None:
-    attribution = entry.attribution
-    _log.info(
+    attribution, usage = entry.attribution, entry.usage
+    log_request(
         "request_finished",
-        request_id=attribution.request_id,
-        client_request_id=attribution.client_request_id,
-        creator=attribution.creator,
-        key_id=attribution.key_id,
-        feature=attribution.feature,
-        agent=attribution.agent,
-        endpoint=attribution.endpoint,
-        requested_model=attribution.requested_model,
-        served_model=entry.route.served_model,
-        provider=entry.route.provider,
-        is_streaming=entry.is_streaming,
-        status=entry.status,
-        outcome=entry.outcome,
-        error=entry.error,
-        input_tokens=entry.usage.input_tokens,
-        output_tokens=entry.usage.output_tokens,
-        usage_source=entry.usage_source,
-        cost_nano_usd=entry.cost_nano_usd,
-        flags=entry.flags,
-        latency_ms=entry.latency_ms,
-        ttft_ms=entry.ttft_ms,
+        {
+            "request_id": attribution.request_id,
+            "client_request_id": attribution.client_request_id,
+            "creator": attribution.creator,
+            "key_id": attribution.key_id,
+            "feature": attribution.feature,
+            "agent": attribution.agent,
+            "endpoint": attribution.endpoint,
+            "requested_model": attribution.requested_model,
+            "served_model": entry.route.served_model,
+            "provider": entry.route.provider,
+            "is_streaming": entry.is_streaming,
+            "status": entry.status,
+            "outcome": entry.outcome,
+            "error": entry.error,
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "usage_source": entry.usage_source,
+            "cost_nano_usd": entry.cost_nano_usd,
+            "flags": entry.flags,
+            "latency_ms": entry.latency_ms,
+            "ttft_ms": entry.ttft_ms,
+        },
     )

@@ -42,7 +42,7 @@ def require_current(path: Path) -> None:
 
 
 def migrate(path: Path) -> bool:
-    """Bring the tables of `path` to this version; False when they were already. Raises `ConfigError` for a newer one.
+    """Bring the tables of `path`, a file that may be empty, to this version; False when they were already. Raises `ConfigError` for a newer one.
 
     Two processes may try at once: the second waits for the first, and finds nothing left to do.
     """

@@ -5,6 +5,7 @@ held, the price of the input estimate and 1 000 output tokens.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import select
@@ -36,7 +37,8 @@ async def book_orphans(
     old it is. A hold that its call ends at the same moment is booked once, by whoever came first.
     """
     latest_ms = now_ms() - int(older_than_s * 1000)
-    after, booked = "", []
+    after = ""
+    booked: list[dict[str, Any]] = []
     while True:
         query = select(holds).where(holds.c.id > after, holds.c.created_at <= latest_ms)
         if instance_id is not None:
@@ -47,10 +49,10 @@ async def book_orphans(
         after = rows[-1]["id"]
         dead = [row for row in rows if not is_alive(row["id"])]
         if dead:
-            booked.extend(await database.run(lambda transactions, dead=dead: _book(transactions, dead)))  # type: ignore[misc]
+            booked += await database.run(partial(_book, dead))
 
 
-def _book(transactions: Transactions, dead: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _book(dead: list[dict[str, Any]], transactions: Transactions) -> list[dict[str, Any]]:
     ended = transactions.end_holds([row["id"] for row in dead])
     booked = [row for row in dead if row["id"] in ended]
     transactions.post(_crashed(row) for row in booked)

@@ -4,10 +4,11 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
-__all__ = ["DAY_MS", "instant", "ms_of", "month_bounds_ms", "now_ms", "period_of", "rfc3339"]
+__all__ = ["DAY_MS", "instant", "month_bounds_ms", "ms_of", "now_ms", "period_of", "rfc3339"]
 
 DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UNZONED = _EPOCH.replace(tzinfo=None)
 _MS = timedelta(milliseconds=1)
 
 
@@ -37,14 +38,13 @@ def _day_and_month(day: int) -> tuple[str, str]:
 
 def month_bounds_ms(month: str) -> tuple[int, int]:
     """First instant of `YYYY-MM` and first instant after it. Raises `ValueError` for anything else."""
-    start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
-    if start.strftime("%Y-%m") != month:
+    if len(month) != len("YYYY-MM"):
         raise ValueError(f"not a month: {month}")
-    after = (start + timedelta(days=31)).replace(day=1)
+    start = datetime.combine(date.fromisoformat(f"{month}-01"), datetime.min.time(), UTC)
+    after = (start + timedelta(days=31)).replace(day=1)  # the year 9999 has no after, and raises OverflowError
     return ms_of(start), ms_of(after)
 
 
 def rfc3339(at_ms: int) -> str:
     """`2026-05-31T23:59:59.999Z`."""
-    seconds, ms = divmod(at_ms, 1_000)
-    return f"{(_EPOCH + timedelta(seconds=seconds)).strftime('%Y-%m-%dT%H:%M:%S')}.{ms:03d}Z"
+    return (_EPOCH_UNZONED + timedelta(milliseconds=at_ms)).isoformat(timespec="milliseconds") + "Z"

@@ -100,9 +100,9 @@ class ManyRows:
 
 
 def many_rows(table: Table) -> ManyRows:
-    """Plain inserts of whole rows into `table`."""
+    """Plain inserts of whole rows into `table`. A row that is refused takes the whole transaction back."""
     columns = [column.name for column in table.columns]
-    return ManyRows(insert(table).values(dict.fromkeys(columns)), columns)
+    return ManyRows(_or_rollback(insert(table).values(dict.fromkeys(columns))), columns)
 
 
 def upsert_adding(table: Table, key: Sequence[str], sums: Sequence[str]) -> ManyRows:
@@ -112,4 +112,9 @@ def upsert_adding(table: Table, key: Sequence[str], sums: Sequence[str]) -> Many
     added = one.on_conflict_do_update(
         index_elements=list(key), set_={name: table.c[name] + one.excluded[name] for name in sums}
     )
-    return ManyRows(added, columns)
+    return ManyRows(_or_rollback(added), columns)
+
+
+def _or_rollback(statement: Insert) -> Insert:
+    """To be able to undo only this statement, SQLite would copy each page it changes to a journal beforehand."""
+    return statement.prefix_with("OR ROLLBACK", dialect="sqlite")

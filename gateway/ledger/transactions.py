@@ -112,6 +112,7 @@ def connect(path: Path) -> sqlite3.Connection:
         f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
         f"journal_size_limit = {_WAL_BYTES_KEPT}",
         f"cache_size = -{_CACHE_KIB}",
+        "temp_store = MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
     return connection
@@ -155,8 +156,7 @@ class Transactions:
         created_ms = now_ms()
         rows = []
         for entry in posted:
-            id, created_at = self._ids.next(created_ms)
-            row = entry_row(entry, id, created_at, corrects)
+            row = entry_row(entry, *self._ids.next(created_ms), corrects)
             rows.append(row)
             self._rollups.add(row)
         _ENTRIES.run(self.connection, rows)
@@ -239,7 +239,9 @@ class Transactions:
 
     def _refuse(self, work: Work, exc: Exception) -> None:
         work.error = store_error(exc)
-        request_id = work.hold_id if isinstance(work, SettleWork) else getattr(work, "hold", ((),))[0][0]
+        request_id = work.hold_id if isinstance(work, SettleWork) else None
+        if isinstance(work, HoldWork):
+            request_id = work.hold.attribution.request_id
         # A hold that cannot be settled stays open, and is booked at its orphan cost at the next start.
         _log.critical("ledger_row_refused", work=type(work).__name__, request_id=request_id, error=repr(exc))
 

@@ -12,7 +12,7 @@ from tests.e2e.test_money import estimated_input, estimated_output
 from tests.rig import catalog, wire
 from tests.rig.client import Answer, connect, exchange
 from tests.rig.gateway import Gateway, Key, prompt
-from tests.rig.upstream import Action, Close, Drip, Gate, Reset, Script, Send, Stall, Upstream
+from tests.rig.upstream import Action, Close, Drip, Gate, Pause, Reset, Script, Send, Stall, Upstream
 from tests.rig.waiting import soon
 
 USAGE = wire.usage(1000, 7)
@@ -140,7 +140,8 @@ async def test_a_client_that_leaves_a_whole_answer_is_charged_what_it_reports(
     gateway: Gateway, upstream: Upstream, key: Key
 ) -> None:
     gate = Gate()
-    script = upstream.script(gate, Send(wire.reply(wire.completion("late", usage=USAGE))))
+    # The pause is for the gateway to notice: it begins to watch a whole call some milliseconds after sending it.
+    script = upstream.script(gate, Pause(0.5), Send(wire.reply(wire.completion("late", usage=USAGE))))
     connection = await connect(gateway.port)
     await connection.send(gateway.chat_request(key, script))
     await soon(gate.is_reached.is_set, "the request at the upstream")

@@ -239,7 +239,6 @@ STEERING = [
     "vertex_location",
     "vertex_credentials",
     "mock_response",
-    "mock_tool_calls",
     "no-log",
     "litellm_metadata",
     "litellm_params",

@@ -1,0 +1,152 @@
+"""`gateway ledger`: entries, costs and charges shown, a month closed, everything computed again."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.commands.client import admin_client, pages
+from gateway.commands.output import AsJson, echo_json, echo_table
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+
+app = typer.Typer(no_args_is_help=True, help="The ledger: what was used, what it cost, what is owed.")
+
+_ENTRY_COLUMNS = (
+    "created_at",
+    "creator",
+    "feature",
+    "served_model",
+    "input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "outcome",
+)
+_CHARGE_COLUMNS = ("creator", "month", "calls", "charge_usd", "cost_usd", "units", "closed")
+_SHOWN_MAX = 200
+
+Month = Annotated[str, typer.Argument(help="A month, such as 2026-05.", metavar="YYYY-MM")]
+Creator = Annotated[str | None, typer.Option(help="Only this creator.")]
+From = Annotated[str | None, typer.Option("--from", help="First day, or instant, that is meant (UTC).")]
+To = Annotated[str | None, typer.Option("--to", help="First day, or instant, that is no longer meant (UTC).")]
+
+
+class Form(StrEnum):
+    """How entries are written."""
+
+    CSV = "csv"
+    NDJSON = "ndjson"
+
+
+@app.command("list")
+def list_(
+    creator: Creator = None,
+    since: From = None,
+    until: To = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many entries, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest entries."""
+    with admin_client(_settings(), read_only=True) as client:
+        rows = client.get("/admin/ledger", limit=limit, **_given(creator, since, until))["data"]
+    if as_json:
+        echo_json(rows)
+    else:
+        echo_table(_ENTRY_COLUMNS, rows)
+
+
+@app.command()
+def export(
+    creator: Creator = None,
+    since: From = None,
+    until: To = None,
+    form: Annotated[Form, typer.Option("--format", help="csv or ndjson.")] = Form.CSV,
+) -> None:
+    """Write every entry that fits to the standard output, the newest first."""
+    import orjson
+
+    from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line
+
+    is_csv = form is Form.CSV
+    with admin_client(_settings(), read_only=True) as client:
+        if is_csv:
+            typer.echo(csv_header(ENTRY_FIELDS), nl=False)
+        for row in pages(client, "/admin/ledger", **_given(creator, since, until)):
+            typer.echo(csv_line(row) if is_csv else orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), nl=False)
+
+
+@app.command()
+def costs(
+    group_by: Annotated[str, typer.Option(help="Rollup keys, joined by commas.")] = "creator,served_model",
+    creator: Creator = None,
+    since: From = None,
+    until: To = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sum up what calls cost."""
+    with admin_client(_settings(), read_only=True) as client:
+        found = client.get("/admin/costs", group_by=group_by, **_given(creator, since, until))
+    if as_json:
+        echo_json(found)
+        return
+    columns = (*group_by.split(","), "calls", "input_tokens", "output_tokens", "cost_usd", "charge_usd")
+    echo_table(columns, found["data"])
+    typer.echo(f"total: {found['totals']['calls']} calls, {found['totals']['cost_usd']} USD")
+
+
+@app.command()
+def charges(month: Month, as_json: AsJson = False) -> None:
+    """Show what each creator owes for a month."""
+    with admin_client(_settings(), read_only=True) as client:
+        found = client.get("/admin/charges", month=month)
+    if as_json:
+        echo_json(found)
+    else:
+        echo_table(_CHARGE_COLUMNS, found["data"])
+
+
+@app.command()
+def close(month: Month, as_json: AsJson = False) -> None:
+    """Write a month's charges for good. Closing it again changes nothing."""
+    from urllib.parse import quote
+
+    with admin_client(_settings()) as client:
+        closed = client.request("POST", f"/admin/charges/{quote(month, safe='')}/close").json()
+    if as_json:
+        echo_json(closed)
+        return
+    how = "closed now" if closed["closed_now"] else "was closed before"
+    typer.echo(f"{closed['month']} {how}: {closed['creators']} creators")
+
+
+@app.command()
+def verify(as_json: AsJson = False) -> None:
+    """Compute costs, rollups and closed months again from the entries; exit with 1 if anything differs."""
+    from gateway.ledger.verify import verify as verify_file
+
+    report = verify_file(_settings().database_path)
+    if as_json:
+        echo_json({**report._asdict(), "differences": [difference._asdict() for difference in report.differences]})
+    else:
+        _show_report(report)
+    raise typer.Exit(1 if report.differences_count else 0)
+
+
+def _show_report(report: Any) -> None:
+    typer.echo(f"{report.entries} entries, {report.rollups} rollup rows, {report.closed_months} closed months")
+    if report.differences_count:
+        shown = report.differences[:_SHOWN_MAX]
+        echo_table(shown[0]._fields, (difference._asdict() for difference in shown))
+    typer.echo(f"{report.differences_count} differences")
+
+
+def _given(creator: str | None, since: str | None, until: str | None) -> dict[str, str]:
+    options = {"creator": creator, "from": since, "to": until}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _settings() -> "Settings":
+    from gateway.config import load_settings
+
+    return load_settings()

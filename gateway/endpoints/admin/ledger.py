@@ -1,0 +1,127 @@
+"""`GET /admin/ledger` and `GET /admin/ledger/{request_id}`: entries, the newest first.
+
+`from` (inclusive) and `to` (exclusive) are about `created_at`, when an entry was posted; a day means its first instant in
+UTC, so `from=2026-05-01&to=2026-06-01` is what was posted in May. JSON comes in pages; CSV and NDJSON hold every entry
+that fits and was there when they began. `next_cursor` is null on the last page.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, get_args
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.endpoints import json_response
+from gateway.endpoints.admin.parameters import (
+    choice,
+    database_of,
+    instant_ms,
+    known_parameters,
+    refuse,
+    whole_number,
+    yes_or_no,
+)
+from gateway.errors import NotFound
+from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line, entry_json
+from gateway.ledger.ids import is_entry_id
+from gateway.ledger.queries import EntryFilter, entries_newest_first, entries_of_request, entry_page
+from gateway.ledger.records import Kind, Outcome
+from gateway.ledger.statements import Row
+
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1_000
+
+_TEXTS = ("creator", "feature", "agent", "provider", "endpoint", "request_id")
+_KNOWN = frozenset(
+    {*_TEXTS, "model", "kind", "outcome", "cached", "from", "to", "limit", "cursor", "format"},
+)
+_FORMATS = {"json", "csv", "ndjson"}
+_CURSOR_MARK = b"e1:"
+
+
+async def list_entries(request: Request) -> Response:
+    query = known_parameters(request.query_params, _KNOWN)
+    wanted = _filter(query)
+    limit = whole_number(query, "limit", default=LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
+    before = _read_cursor(query.get("cursor"))
+    form = choice(query, "format", _FORMATS, "json")
+    if form != "json":
+        for name in ("limit", "cursor"):
+            if name in query:
+                refuse(name, f"is for pages of JSON; `format={form}` holds every entry that fits")
+        return await _export(request, wanted, form or "")
+    rows = await entry_page(database_of(request), wanted, limit=limit + 1, before=before)
+    page = rows[:limit]
+    next_cursor = _cursor(page[-1]["id"]) if len(rows) > limit else None
+    return json_response({"data": [entry_json(row) for row in page], "next_cursor": next_cursor})
+
+
+async def show_request(request: Request) -> Response:
+    rows = await entries_of_request(database_of(request), request.path_params["request_id"])
+    if not rows:
+        raise NotFound("The ledger has no entry for this request id.")
+    return json_response({"data": [entry_json(row) for row in rows]})
+
+
+async def _export(request: Request, wanted: EntryFilter, form: str) -> Response:
+    lists = entries_newest_first(database_of(request), wanted)
+    # Read before the status leaves, so that a store that fails at once still gets a proper answer.
+    first: list[Row] = await anext(lists, [])
+    write, media_type = (_csv, "text/csv; charset=utf-8") if form == "csv" else (_ndjson, "application/x-ndjson")
+
+    async def body() -> AsyncIterator[bytes]:
+        if form == "csv":
+            yield csv_header(ENTRY_FIELDS).encode()
+        yield write(first)
+        async for rows in lists:
+            yield write(rows)
+
+    headers = {"content-disposition": f'attachment; filename="ledger.{form}"'}
+    return StreamingResponse(body(), 200, headers, media_type)
+
+
+def _csv(rows: list[Row]) -> bytes:
+    return "".join(csv_line(entry_json(row)) for row in rows).encode()
+
+
+def _ndjson(rows: list[Row]) -> bytes:
+    return b"".join(orjson.dumps(entry_json(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+
+
+def _filter(query: Mapping[str, str]) -> EntryFilter:
+    equal: dict[str, Any] = {name: query[name] for name in _TEXTS if name in query}
+    for name, allowed in (("kind", get_args(Kind)), ("outcome", get_args(Outcome))):
+        value = choice(query, name, allowed)
+        if value is not None:
+            equal[name] = value
+    cached = yes_or_no(query, "cached")
+    if cached is not None:
+        equal["cached"] = cached
+    return EntryFilter(instant_ms(query, "from"), instant_ms(query, "to"), query.get("model"), equal)
+
+
+def _cursor(id: str) -> str:
+    return base64.urlsafe_b64encode(_CURSOR_MARK + id.encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    entry_id = raw.removeprefix(_CURSOR_MARK).decode("ascii", "replace")
+    if not raw.startswith(_CURSOR_MARK) or not is_entry_id(entry_id):
+        refuse("cursor", "takes the `next_cursor` of an answer")
+    return entry_id
+
+
+routes = [
+    Route("/admin/ledger", list_entries, methods=["GET"]),
+    Route("/admin/ledger/{request_id}", show_request, methods=["GET"]),
+]

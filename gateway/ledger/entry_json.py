@@ -1,0 +1,147 @@
+"""Ledger rows as the admin API shows them: JSON objects, and cells that a spreadsheet will not run.
+
+Token totals are OpenAI's inclusive ones: `cached_input_tokens` and `cache_write_tokens` are part of `input_tokens`,
+`reasoning_tokens` of `output_tokens`. Money is there twice: an exact integer of nano-dollars, and dollars as an exact
+decimal string without trailing zeros.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from gateway.ledger.periods import rfc3339
+from gateway.ledger.schema import ENTRY_COLUMNS
+from gateway.ledger.statements import Row
+from gateway.pricing import usd
+from gateway.usage import Usage
+
+__all__ = ["ENTRY_FIELDS", "csv_header", "csv_line", "entry_json", "sums_json"]
+
+_AMOUNTS = frozenset({"cost_usd", "charge_usd"})
+"""Decimal strings that we made: numbers, whatever they start with."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_NEEDS_QUOTES = frozenset('",\r\n')
+
+
+def entry_json(row: Row) -> Row:
+    """One row of `entries`."""
+    return {
+        "id": row["id"],
+        "request_id": row["request_id"],
+        "attempt": row["attempt"],
+        "attempts": row["attempt"],
+        "final": row["final"],
+        "kind": row["kind"],
+        "creator": row["creator"],
+        "account_id": row["account_id"],
+        "key_id": row["key_id"],
+        "feature": row["feature"],
+        "agent": row["agent"],
+        "tags": row["tags"].split(",") if row["tags"] else [],
+        "metadata": _json(row["metadata"], {}),
+        "endpoint": row["endpoint"],
+        "requested_model": row["requested_model"],
+        "served_model": row["served_model"],
+        "provider": row["provider"],
+        "price_version": row["price_version"],
+        **_tokens(row),
+        "cost_nano_usd": row["cost_nano_usd"],
+        "cost_usd": usd(row["cost_nano_usd"]),
+        "charge_nano_usd": row["charge_nano_usd"],
+        "charge_usd": usd(row["charge_nano_usd"]),
+        "payer": row["payer"],
+        "payer_unit": row["payer_unit"],
+        "payer_amount": row["payer_amount"],
+        "usage_source": row["usage_source"],
+        "outcome": row["outcome"],
+        "flags": row["flags"].split(",") if row["flags"] else [],
+        "error": row["error"],
+        "status": row["status"],
+        "cached": row["cached"],
+        "is_streaming": row["is_streaming"],
+        "latency_ms": row["latency_ms"],
+        "ttft_ms": row["ttft_ms"],
+        "free_attempts": _json(row["free_attempts"], []),
+        "downgrade_reason": row["downgrade_reason"],
+        "client_request_id": row["client_request_id"],
+        "upstream_request_id": row["upstream_request_id"],
+        "corrects": row["corrects"],
+        "period_day": row["period_day"],
+        "period_month": row["period_month"],
+        "admitted_at": rfc3339(row["admitted_at"]),
+        "created_at": rfc3339(row["created_at"]),
+    }
+
+
+def sums_json(row: Mapping[str, Any]) -> Row:
+    """The sums of a rollup row, without its keys."""
+    return {
+        "calls": row["calls"],
+        "attempts": row["attempts"],
+        "errors": row["errors"],
+        **_tokens(row),
+        "cost_nano_usd": row["cost_nano_usd"],
+        "cost_usd": usd(row["cost_nano_usd"]),
+        "charge_nano_usd": row["charge_nano_usd"],
+        "charge_usd": usd(row["charge_nano_usd"]),
+    }
+
+
+def csv_header(names: Iterable[str]) -> str:
+    return ",".join(names) + "\r\n"
+
+
+def csv_line(row: Mapping[str, Any]) -> str:
+    """One line of RFC 4180, its end included.
+
+    A text that a spreadsheet would take for a formula (it starts with `= + - @`, a tab or a line break) is quoted and gets
+    a `'` in front; numbers stay as they are, negative ones too. Lists are joined by commas, objects are JSON.
+    """
+    return ",".join(value if name in _AMOUNTS else _cell(value) for name, value in row.items()) + "\r\n"
+
+
+def _tokens(row: Mapping[str, Any]) -> dict[str, int]:
+    usage = Usage(*(row[name] for name in Usage._fields))
+    return {
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input,
+        "cache_write_tokens": usage.cache_write,
+        "audio_input_tokens": usage.audio_input,
+        "image_input_tokens": usage.image_input,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning,
+        "audio_output_tokens": usage.audio_output,
+        "image_output_tokens": usage.image_output,
+        "images": usage.image_units,
+    }
+
+
+def _json(text: str, empty: Any) -> Any:
+    return orjson.loads(text) if text else empty
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+        text = ",".join(value)
+    else:
+        text = orjson.dumps(value).decode() if value else ""
+    if text.startswith(_FORMULA_STARTS):
+        text = "'" + text
+    elif _NEEDS_QUOTES.isdisjoint(text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+ENTRY_FIELDS = tuple(
+    entry_json({**dict.fromkeys(ENTRY_COLUMNS, 0), "tags": "", "metadata": "", "flags": "", "free_attempts": ""})
+)
+"""The names of an entry's fields, in their order."""

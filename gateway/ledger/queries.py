@@ -1,0 +1,181 @@
+"""Questions to the ledger: entries page by page, sums by any rollup key, charges by month."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Select, func, or_, select
+
+from gateway.errors import RequestError
+from gateway.ledger.database import Database
+from gateway.ledger.ids import id_floor
+from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, meta, month_charges, usage_daily
+from gateway.ledger.statements import Row
+
+__all__ = [
+    "GROUPS",
+    "CostFilter",
+    "EntryFilter",
+    "charges_of_month",
+    "closed_key",
+    "costs",
+    "entries_newest_first",
+    "entries_of_request",
+    "entry_page",
+    "month_sums",
+    "sums_of_month",
+]
+
+_EXPORT_PAGE_ROWS = 1_000
+GROUPS_MAX = 100_000
+
+_MONTH = func.substr(usage_daily.c.period_day, 1, 7)
+GROUPS: Mapping[str, ColumnElement[Any]] = {
+    **{name: usage_daily.c[name] for name in USAGE_DAILY_KEY},
+    "day": usage_daily.c.period_day,
+    "month": _MONTH,
+    "model": usage_daily.c.served_model,
+}
+"""What costs can be grouped by."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries are meant; None and the empty mapping leave all in. Instants are milliseconds, on `created_at`."""
+
+    from_ms: int | None = None
+    to_ms: int | None = None
+    """The first instant that is no longer meant."""
+    model: str | None = None
+    """The requested or the served one."""
+    equal: Mapping[str, Any] = field(default_factory=dict)
+    """Column -> value."""
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found = [entries.c[name] == value for name, value in self.equal.items()]
+        # `created_at` is the instant inside the id, so a range of time is a range of the primary key.
+        if self.from_ms is not None:
+            found.append(entries.c.id >= id_floor(self.from_ms))
+        if self.to_ms is not None:
+            found.append(entries.c.id < id_floor(self.to_ms))
+        if self.model is not None:
+            found.append(or_(entries.c.requested_model == self.model, entries.c.served_model == self.model))
+        return found
+
+
+async def entry_page(database: Database, wanted: EntryFilter, *, limit: int, before: str | None) -> list[Row]:
+    """Up to `limit` entries posted before the one with the id `before`, the newest first."""
+    query = select(entries).where(*wanted.conditions())
+    if before is not None:
+        query = query.where(entries.c.id < before)
+    return await database.fetch_all(query.order_by(entries.c.id.desc()).limit(limit))
+
+
+async def entries_newest_first(database: Database, wanted: EntryFilter) -> AsyncIterator[list[Row]]:
+    """Every entry there is at the beginning, in lists.
+
+    Each list is a query of its own: entries never change and new ones come at the other end, so the lists fit together,
+    and however slowly they are taken, no transaction stays open.
+    """
+    before: str | None = None
+    while True:
+        rows = await entry_page(database, wanted, limit=_EXPORT_PAGE_ROWS, before=before)
+        if rows:
+            yield rows
+        if len(rows) < _EXPORT_PAGE_ROWS:
+            return
+        before = rows[-1]["id"]
+
+
+async def entries_of_request(database: Database, request_id: str) -> list[Row]:
+    """Every attempt of one call, in their order."""
+    query = select(entries).where(entries.c.request_id == request_id).order_by(entries.c.attempt)
+    return await database.fetch_all(query)
+
+
+@dataclass(frozen=True, slots=True)
+class CostFilter:
+    """Which rollups are meant: days as `YYYY-MM-DD` of the calls' admission, and the values of rollup keys."""
+
+    from_day: str | None = None
+    to_day: str | None = None
+    """The first day that is no longer meant."""
+    model: str | None = None
+    equal: Mapping[str, Any] = field(default_factory=dict)
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found = [GROUPS[name] == value for name, value in self.equal.items()]
+        if self.from_day is not None:
+            found.append(usage_daily.c.period_day >= self.from_day)
+        if self.to_day is not None:
+            found.append(usage_daily.c.period_day < self.to_day)
+        if self.model is not None:
+            found.append(or_(usage_daily.c.requested_model == self.model, usage_daily.c.served_model == self.model))
+        return found
+
+
+async def costs(database: Database, wanted: CostFilter, group_by: Sequence[str]) -> list[Row]:
+    """Sums from the rollups, a row for each combination of `group_by` (keys of `GROUPS`), sorted by it.
+
+    Raises `RequestError` when there are more than `GROUPS_MAX` combinations.
+    """
+    keys = [GROUPS[name].label(name) for name in group_by]
+    sums = [func.sum(usage_daily.c[name]).label(name) for name in USAGE_DAILY_SUMS]
+    query: Select[Any] = select(*keys, *sums).where(*wanted.conditions()).group_by(*keys).order_by(*keys)
+    rows = await database.fetch_all(query.limit(GROUPS_MAX + 1))
+    if len(rows) > GROUPS_MAX:
+        raise RequestError(f"That makes more than {GROUPS_MAX} rows: ask for a shorter range or fewer groups.")
+    return rows
+
+
+async def charges_of_month(database: Database, month: str) -> tuple[list[Row], int | None]:
+    """A row for each creator with usage in `YYYY-MM`, and when the month was closed (milliseconds).
+
+    Of a closed month what was written then; else, with None, the sums as of now.
+    """
+    row = await database.fetch_one(select(meta.c.value).where(meta.c.key == closed_key(month)))
+    if row is None:
+        return month_sums(month, await database.fetch_all(sums_of_month(month))), None
+    query = select(month_charges).where(month_charges.c.month == month).order_by(month_charges.c.creator)
+    charges = [{**charge, "units": orjson.loads(charge["units"])} for charge in await database.fetch_all(query)]
+    return charges, int(row["value"])
+
+
+def closed_key(month: str) -> str:
+    """The key in `meta` whose value is when the month was closed: one without any usage has no other row."""
+    return f"month_closed:{month}"
+
+
+def sums_of_month(month: str) -> Select[Any]:
+    """Sums by creator and payer, for `month_sums`."""
+    sums = [
+        func.sum(usage_daily.c[name]).label(name)
+        for name in ("calls", "cost_nano_usd", "charge_nano_usd", "payer_amount")
+    ]
+    return (
+        select(usage_daily.c.creator, usage_daily.c.payer, *sums)
+        .where(usage_daily.c.period_day.between(f"{month}-01", f"{month}-31"))
+        .group_by(usage_daily.c.creator, usage_daily.c.payer)
+        .order_by(usage_daily.c.creator, usage_daily.c.payer)
+    )
+
+
+def month_sums(month: str, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Rows of `month_charges` but for `closed_at`, out of sums by creator and payer.
+
+    Only what the quota paid is charged in money; what other payers took appears in `units`.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        creator = row["creator"]
+        total = found.setdefault(
+            creator,
+            {"creator": creator, "month": month, "charge_nano_usd": 0, "cost_nano_usd": 0, "calls": 0, "units": {}},
+        )
+        if row["payer"] == "quota":
+            total["charge_nano_usd"] += row["charge_nano_usd"]
+        total["cost_nano_usd"] += row["cost_nano_usd"]
+        total["calls"] += row["calls"]
+        total["units"][row["payer"]] = row["payer_amount"]
+    return list(found.values())

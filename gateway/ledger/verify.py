@@ -1,0 +1,211 @@
+"""The ledger computed again from its entries: costs from tokens and prices, rollups and closed months from the entries.
+
+Reads the file beside a running gateway, everything from one instant. What does not come out the same is a difference;
+there must be none. A crashed call's cost was fixed when its hold was made, and credits, refunds and the like have no
+tokens, so their amounts are taken as they stand.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from sqlalchemy import select
+
+from gateway.catalog import Price
+from gateway.errors import StoreError
+from gateway.ledger.migration import require_current
+from gateway.ledger.periods import period_of
+from gateway.ledger.queries import closed_key, month_sums
+from gateway.ledger.readers import read_only_uri
+from gateway.ledger.rollups import NameBook, Rollups
+from gateway.ledger.schema import (
+    ENTRY_COLUMNS,
+    USAGE_DAILY_KEY,
+    USAGE_DAILY_SUMS,
+    entries,
+    meta,
+    month_charges,
+    price_rows,
+    usage_daily,
+)
+from gateway.ledger.statements import compile_statement
+from gateway.pricing import UnpricedUsage, cost_nano_usd, price_from_json
+from gateway.usage import Usage
+
+__all__ = ["DIFFERENCES_MAX", "Difference", "Report", "verify"]
+
+DIFFERENCES_MAX = 1_000
+"""Kept to be shown; more are only counted."""
+
+_BUSY_TIMEOUT_S = 10.0
+_CHUNK_ROWS = 2_000
+_BUCKETS = slice(ENTRY_COLUMNS.index(Usage._fields[0]), ENTRY_COLUMNS.index(Usage._fields[-1]) + 1)
+_MONTH_SUMS = ("calls", "cost_nano_usd", "charge_nano_usd", "payer_amount")
+
+
+class Difference(NamedTuple):
+    table: str
+    key: str
+    column: str
+    stored: Any
+    computed: Any
+
+
+class Report(NamedTuple):
+    """What was looked at and what did not come out the same."""
+
+    entries: int
+    rollups: int
+    closed_months: int
+    differences: list[Difference]
+    """The first `DIFFERENCES_MAX`."""
+    differences_count: int
+
+
+def verify(path: Path) -> Report:
+    """Raises `ConfigError` when there is no such database, `StoreError` when it cannot be read."""
+    try:
+        require_current(path)
+        with closing(_connect(path)) as connection:
+            connection.execute("BEGIN")
+            return _Verification(connection).run()
+    except sqlite3.Error as exc:
+        raise StoreError(f"The database {path} cannot be read: {exc}.") from exc
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(read_only_uri(path), uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+
+
+class _Verification:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._differences: list[Difference] = []
+        self._count = 0
+        self._rollups = Rollups(NameBook(lambda day: (), days_kept=None))
+        self._prices = self._read_prices()
+
+    def run(self) -> Report:
+        entries_read = 0
+        for row in self._rows(select(entries).order_by(entries.c.id)):
+            entries_read += 1
+            self._check_entry(row)
+            self._rollups.add(row)
+        computed = {row[: len(USAGE_DAILY_KEY)]: row[len(USAGE_DAILY_KEY) :] for row in self._rollups.rows()}
+        self._check_rollups(computed)
+        months = self._check_closed_months(computed)
+        return Report(entries_read, len(computed), months, self._differences, self._count)
+
+    # Entries
+
+    def _check_entry(self, row: tuple[Any, ...]) -> None:
+        entry = dict(zip(ENTRY_COLUMNS, row, strict=True))
+        for column, computed in zip(("period_day", "period_month"), period_of(entry["admitted_at"]), strict=True):
+            self._compare("entries", entry["id"], column, entry[column], computed)
+        self._compare("entries", entry["id"], "cost_nano_usd", entry["cost_nano_usd"], self._cost(entry, row))
+
+    def _cost(self, entry: Mapping[str, Any], row: tuple[Any, ...]) -> Any:
+        if entry["kind"] != "usage" or entry["outcome"] == "crashed":
+            return entry["cost_nano_usd"]
+        usage = Usage(*row[_BUCKETS])
+        if entry["cached"] or not any(usage):
+            return 0
+        price = self._prices.get((entry["served_model"], entry["price_version"]))
+        if price is None:
+            return f"no price row {entry['price_version']} of {entry['served_model']}"
+        try:
+            return cost_nano_usd(usage, price)
+        except UnpricedUsage as exc:
+            return str(exc)
+
+    def _read_prices(self) -> dict[tuple[str, str], Price]:
+        found = {}
+        for model, version, text in self._rows(select(price_rows.c.model, price_rows.c.version, price_rows.c.row)):
+            try:
+                found[model, version] = price_from_json(text)
+            except ValueError:
+                self._differ(Difference("price_rows", f"{model} {version}", "row", text, "a price row"))
+        return found
+
+    # Rollups and months
+
+    def _check_rollups(self, computed: Mapping[tuple[Any, ...], tuple[int, ...]]) -> None:
+        key_columns = len(USAGE_DAILY_KEY)
+        seen = set()
+        for row in self._rows(select(usage_daily)):
+            key, stored = row[:key_columns], row[key_columns:]
+            seen.add(key)
+            expected = computed.get(key, (0,) * len(stored))
+            self._compare_all("usage_daily", _shown(key), zip(USAGE_DAILY_SUMS, stored, expected, strict=True))
+        for key, sums in computed.items():
+            if key not in seen:
+                self._compare_all(
+                    "usage_daily", _shown(key), ((n, None, v) for n, v in zip(USAGE_DAILY_SUMS, sums, strict=True))
+                )
+
+    def _check_closed_months(self, computed: Mapping[tuple[Any, ...], tuple[int, ...]]) -> int:
+        prefix = closed_key("")
+        marks = self._rows(select(meta.c.key).where(meta.c.key.startswith(prefix, autoescape=True)))
+        closed = {key.removeprefix(prefix) for (key,) in marks}
+        expected = {
+            (charge["creator"], month): charge
+            for month in closed
+            for charge in month_sums(month, _by_payer(computed, month))
+        }
+        columns = [column.name for column in month_charges.columns]
+        for row in self._rows(select(month_charges)):
+            stored = dict(zip(columns, row, strict=True))
+            stored["units"] = orjson.loads(stored["units"])
+            key = (stored["creator"], stored["month"])
+            charge = expected.pop(key, {})
+            compared = ("charge_nano_usd", "cost_nano_usd", "calls", "units")
+            self._compare_all("month_charges", _shown(key), ((n, stored[n], charge.get(n)) for n in compared))
+        for key, charge in expected.items():
+            self._compare("month_charges", _shown(key), "charge_nano_usd", None, charge["charge_nano_usd"])
+        return len(closed)
+
+    # Comparing
+
+    def _compare_all(self, table: str, key: str, values: Iterable[tuple[str, Any, Any]]) -> None:
+        for column, stored, computed in values:
+            self._compare(table, key, column, stored, computed)
+
+    def _compare(self, table: str, key: str, column: str, stored: Any, computed: Any) -> None:
+        if stored != computed:
+            self._differ(Difference(table, key, column, stored, computed))
+
+    def _differ(self, difference: Difference) -> None:
+        self._count += 1
+        if len(self._differences) < DIFFERENCES_MAX:
+            self._differences.append(difference)
+
+    def _rows(self, query: Any) -> Iterator[tuple[Any, ...]]:
+        statement = compile_statement(query)
+        cursor = self._connection.execute(statement.sql, statement.parameters)
+        with closing(cursor):
+            while rows := cursor.fetchmany(_CHUNK_ROWS):
+                yield from rows
+
+
+def _by_payer(computed: Mapping[tuple[Any, ...], tuple[int, ...]], month: str) -> list[dict[str, Any]]:
+    """The sums that `queries.sums_of_month` reads, out of computed rollups."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for key, sums in computed.items():
+        named = dict(zip(USAGE_DAILY_KEY, key, strict=True))
+        if not named["period_day"].startswith(month):
+            continue
+        values = dict(zip(USAGE_DAILY_SUMS, sums, strict=True))
+        total = found.setdefault(
+            (named["creator"], named["payer"]),
+            {"creator": named["creator"], "payer": named["payer"], **dict.fromkeys(_MONTH_SUMS, 0)},
+        )
+        for name in _MONTH_SUMS:
+            total[name] += values[name]
+    return [found[key] for key in sorted(found)]
+
+
+def _shown(key: tuple[Any, ...]) -> str:
+    return " ".join(str(part) or "-" for part in key)

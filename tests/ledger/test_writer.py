@@ -1,0 +1,353 @@
+"""Holds and settles: grouped, exactly once, and never lost when the store fails."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, insert, select, update
+from structlog.testing import capture_logs
+
+from gateway.errors import StoreError
+from gateway.ledger.ballast import Ballast
+from gateway.ledger.database import Conflict, Database
+from gateway.ledger.migration import migrate
+from gateway.ledger.orphans import book_orphans
+from gateway.ledger.schema import creators, entries, refusals_daily, virtual_keys
+from gateway.ledger.transactions import HoldWork, SettleWork, Transactions, Work
+from tests.ledger.books import (
+    COST,
+    ORPHAN_COST,
+    be_hasty,
+    call,
+    change,
+    count,
+    entry,
+    hold,
+    locked,
+    rows,
+    unwritable,
+)
+
+CREATOR = {"account_id": "acme", "plan": "free", "is_active": True, "created_at": 1}
+
+
+async def test_a_settle_posts_its_entries_and_ends_the_hold(database: Database, path: Path) -> None:
+    await database.ledger.hold(hold("r1"))
+    assert rows(path, "SELECT id, creator, instance_id FROM holds") == [("r1", "acme", "test")]
+    first = entry("r1", changes={"final": False, "outcome": "upstream_died"})
+    await database.ledger.settle("r1", [first, entry("r1", changes={"attempt": 2})])
+    assert count(path, "holds") == 0
+    assert rows(path, "SELECT request_id, attempt, final, cost_nano_usd FROM entries ORDER BY id") == [
+        ("r1", 1, 0, COST),
+        ("r1", 2, 1, COST),
+    ]
+    assert rows(path, "SELECT sum(calls), sum(attempts), sum(charge_nano_usd) FROM usage_daily") == [(1, 2, 2 * COST)]
+
+
+async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: Path) -> None:
+    await database.ledger.hold(hold("r1"))
+    settles = (database.ledger.settle("r1", [entry("r1", changes={"attempt": n})]) for n in range(1, 6))
+    await asyncio.gather(*settles)
+    await database.ledger.settle("r1", [entry("r1", changes={"attempt": 6})])
+    await database.ledger.settle("unknown", [entry("unknown")])
+    assert rows(path, "SELECT request_id, attempt FROM entries") == [("r1", 1)]
+
+
+async def test_a_hold_ends_once_however_settles_and_sweeps_race(database: Database, path: Path) -> None:
+    """A thousand races: settled before, during and after a sweep; whoever comes first books it, and nobody else."""
+    ids = [f"r{n:04d}" for n in range(1_000)]
+    await asyncio.gather(*(database.ledger.hold(hold(id)) for id in ids))
+    await asyncio.gather(*(database.ledger.settle(id, [entry(id)]) for id in ids[:100]))
+    swept_first = await book_orphans(database, is_alive=lambda id: id >= ids[200])
+    assert [row["request_id"] for row in swept_first] == ids[100:200]
+
+    async def settle_late(id: str, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await database.ledger.settle(id, [entry(id)])
+
+    late = [settle_late(id, turns % 97) for turns, id in enumerate(ids[100:])]
+    await asyncio.gather(*late, *(book_orphans(database) for _ in range(3)))
+    assert count(path, "holds") == 0
+    booked = rows(path, "SELECT request_id, count(*) FROM entries GROUP BY request_id ORDER BY request_id")
+    assert booked == [(id, 1) for id in ids]
+    outcomes = dict(rows(path, "SELECT outcome, count(*) FROM entries GROUP BY outcome"))
+    assert outcomes["ok"] >= 100
+    assert outcomes["crashed"] >= 100
+    cost = outcomes["ok"] * COST + outcomes["crashed"] * ORPHAN_COST
+    assert rows(path, "SELECT sum(cost_nano_usd) FROM usage_daily") == [(cost,)]
+
+
+async def test_calls_of_one_moment_share_transactions(database: Database, path: Path) -> None:
+    statements: list[str] = []
+    await database.run(lambda transactions: transactions.connection.set_trace_callback(statements.append))
+    await asyncio.gather(*(call(database, f"r{n}") for n in range(87)))
+    await database.run(lambda transactions: transactions.connection.set_trace_callback(None))
+    assert count(path, "entries") == 87
+    commits = statements.count("COMMIT")
+    assert 2 <= commits <= 20
+
+
+async def test_ids_follow_the_order_of_posting(database: Database, path: Path) -> None:
+    for n in range(20):
+        await call(database, f"r{n:02d}")
+    assert [row[0] for row in rows(path, "SELECT request_id FROM entries ORDER BY id")] == [f"r{n:02d}" for n in range(20)]
+
+
+def test_holds_alone_commit_without_waiting_for_the_disk_and_settles_do_not(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    migrate(path)
+    transactions = Transactions(path, "test", Ballast(tmp_path / "ballast"))
+
+    def synchronous_after(work: Work) -> int:
+        assert transactions.apply([work], is_probe=False) is None
+        assert work.error is None
+        return int(transactions.connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    normal, full = 1, 2
+    for n in range(3):
+        assert synchronous_after(HoldWork(hold(f"r{n}"), None, 0)) == normal
+        assert synchronous_after(SettleWork(f"r{n}", [entry(f"r{n}")], None, 0)) == full
+    transactions.close()
+
+
+# A store that fails
+
+
+@pytest.mark.parametrize("fault", ["locked", "unwritable"])
+async def test_a_failing_store_refuses_holds_and_keeps_settles(database: Database, path: Path, fault: str) -> None:
+    await be_hasty(database)
+    ledger = database.ledger
+    await asyncio.gather(*(ledger.hold(hold(f"r{n}")) for n in range(5)))
+    with locked(path) if fault == "locked" else unwritable():
+        with pytest.raises(StoreError) as refused:
+            await ledger.hold(hold("new"))
+        assert refused.value.status == 503
+        assert not ledger.is_ready
+        settles = [asyncio.ensure_future(ledger.settle(f"r{n}", [entry(f"r{n}")])) for n in range(5)]
+        for settle in settles:
+            with pytest.raises(StoreError):
+                await settle
+        with pytest.raises(StoreError):
+            await ledger.hold(hold("newer"))
+    # Settles are booked in their order, so this one returns when all have been.
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ledger.settle("unknown", [])
+                break
+            except StoreError:
+                continue
+    assert count(path, "entries") == 5
+    assert count(path, "holds") == 0
+    assert ledger.is_ready
+    await call(database, "after")
+    assert rows(path, "SELECT sum(calls), sum(cost_nano_usd) FROM usage_daily") == [(6, 6 * COST)]
+
+
+async def test_a_caller_may_change_the_error_it_got(database: Database, path: Path) -> None:
+    """Each caller adds headers of its own to the error."""
+    await be_hasty(database)
+    with locked(path):
+        results = await asyncio.gather(*(database.ledger.hold(hold(f"r{n}")) for n in range(3)), return_exceptions=True)
+    assert all(isinstance(result, StoreError) for result in results)
+    assert len({id(result) for result in results}) == 3
+
+
+async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: Database, path: Path) -> None:
+    """Its caller was told that it failed and dialled nobody, so nothing may be booked for it."""
+    with locked(path):
+        with pytest.raises(StoreError):
+            await database.ledger.hold(hold("late"))
+        assert not database.ledger.is_ready
+    async with asyncio.timeout(10):
+        await database.run(lambda transactions: None)
+    await database.run(lambda transactions: None)
+    assert count(path, "holds") == 0
+    assert count(path, "entries") == 0
+    await call(database, "after")
+
+
+async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, path: Path) -> None:
+    await database.ledger.hold(hold("r1"))
+    settle = asyncio.ensure_future(database.ledger.settle("r1", [entry("r1")]))
+    await asyncio.sleep(0)
+    settle.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settle
+    await database.run(lambda transactions: None)
+    assert count(path, "entries") == 1
+
+
+async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Database, path: Path) -> None:
+    ballast = path.parent / "ballast"
+    assert ballast.stat().st_size >= 2**20
+
+    def fill(transactions: Transactions) -> None:
+        (pages,) = transactions.connection.execute("PRAGMA page_count").fetchone()
+        transactions.connection.execute(f"PRAGMA max_page_count = {pages}").close()
+
+    await database.run(fill)
+    with capture_logs() as logs:
+        with pytest.raises(StoreError, match="full"):
+            for n in range(1_000):
+                await database.ledger.hold(hold(f"r{n}"))
+        async with asyncio.timeout(10):
+            await database.run(lambda transactions: transactions.connection.execute("PRAGMA max_page_count = 100000"))
+            while not database.ledger.is_ready:
+                await asyncio.sleep(0)
+    events = [log["event"] for log in logs]
+    assert events.index("ballast_dropped") < events.index("ballast_restored")
+    assert ballast.stat().st_size >= 2**20
+    await call(database, "after")
+
+
+# A row that cannot be written
+
+POISON: dict[str, dict[str, Any]] = {
+    "no value": {"feature": None},
+    "text that is no text": {"feature": "\ud800"},
+}
+POISON_ENTRY: dict[str, dict[str, Any]] = {
+    "a float": {"cost_nano_usd": 1.5},
+    "above 64 bits": {"cost_nano_usd": 2**63},
+    "no number": {"latency_ms": "fast"},
+    "booked already": {"attribution": entry("first").attribution},
+}
+
+
+@pytest.mark.parametrize("changes", POISON_ENTRY.values(), ids=POISON_ENTRY)
+async def test_a_bad_entry_fails_alone(database: Database, path: Path, changes: dict[str, Any]) -> None:
+    await call(database, "first")
+    ids = [f"r{n}" for n in range(20)]
+    await asyncio.gather(*(database.ledger.hold(hold(id)) for id in ids))
+    made = {id: entry(id) for id in ids}
+    made["r7"] = made["r7"]._replace(**changes)
+    with capture_logs() as logs:
+        results = await asyncio.gather(
+            *(database.ledger.settle(id, [made[id]]) for id in ids),
+            *(database.ledger.hold(hold(f"h{n}")) for n in range(20)),
+            return_exceptions=True,
+        )
+    assert [index for index, result in enumerate(results) if result is not None] == [7]
+    assert isinstance(results[7], StoreError)
+    assert count(path, "entries") == 20
+    assert [row[0] for row in rows(path, "SELECT id FROM holds WHERE id LIKE 'r%'")] == ["r7"]
+    assert count(path, "holds") == 21
+    assert rows(path, "SELECT sum(calls), sum(cost_nano_usd) FROM usage_daily") == [(20, 20 * COST)]
+    assert [log["request_id"] for log in logs if log["event"] == "ledger_row_refused"] == ["r7"]
+    assert database.ledger.is_ready
+
+
+@pytest.mark.parametrize("fields", POISON.values(), ids=POISON)
+async def test_a_bad_hold_fails_alone(database: Database, path: Path, fields: dict[str, Any]) -> None:
+    results = await asyncio.gather(
+        database.ledger.hold(hold("good")),
+        database.ledger.hold(hold("bad", **fields)),
+        database.ledger.hold(hold("fine")),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), StoreError, type(None)]
+    assert {row[0] for row in rows(path, "SELECT id FROM holds")} == {"good", "fine"}
+
+
+async def test_a_row_a_trigger_refuses_fails_alone(database: Database, path: Path) -> None:
+    change(
+        path,
+        "CREATE TRIGGER refuse BEFORE INSERT ON entries WHEN NEW.feature = 'bad' "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    results = await asyncio.gather(
+        *(call(database, f"r{n}", feature="bad" if n == 3 else "good") for n in range(8)), return_exceptions=True
+    )
+    assert [index for index, result in enumerate(results) if result is not None] == [3]
+    assert count(path, "entries") == 7
+
+
+# Other writes
+
+
+async def test_statements_are_written_together_or_not_at_all(database: Database, path: Path) -> None:
+    first = insert(creators).values(id="acme", **CREATOR).returning(*creators.c)
+    renamed = update(creators).where(creators.c.id == "acme").values(name="Acme")
+    made, nothing = await database.write(first, renamed)
+    assert made[0]["id"] == "acme"
+    assert made[0]["is_active"] is True
+    assert nothing == []
+    with pytest.raises(Conflict) as conflict:
+        await database.write(insert(creators).values(id="other", **CREATOR), insert(creators).values(id="acme", **CREATOR))
+    assert conflict.value.status == 409
+    assert rows(path, "SELECT id, name FROM creators") == [("acme", "Acme")]
+
+
+async def test_a_reference_to_nothing_is_a_conflict(database: Database) -> None:
+    key = {"id": "k", "creator_id": "nobody", "account_id": "a", "digest": "d", "last4": "1234", "created_at": 1}
+    with pytest.raises(Conflict):
+        await database.write(insert(virtual_keys).values(**key))
+    assert database.ledger.is_ready
+
+
+async def test_a_task_that_raises_leaves_nothing(database: Database, path: Path) -> None:
+    def task(transactions: Transactions) -> None:
+        transactions.post([entry("r1")])
+        raise LookupError("changed its mind")
+
+    with pytest.raises(LookupError):
+        await database.run(task)
+    assert count(path, "entries") == 0
+    assert count(path, "usage_daily") == 0
+    await database.ledger.post([entry("r1")])
+    assert rows(path, "SELECT sum(calls) FROM usage_daily") == [(1,)]
+
+
+async def test_entries_without_a_hold_are_posted_once(database: Database, path: Path) -> None:
+    hit = entry("hit", changes={"cached": True, "cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0})
+    (id,) = await database.ledger.post([hit])
+    with pytest.raises(Conflict):
+        await database.ledger.post([hit])
+    (refund,) = await database.ledger.post([entry("refund", changes={"kind": "refund"})], corrects=id)
+    assert rows(path, "SELECT id, corrects FROM entries ORDER BY id") == [(id, None), (refund, id)]
+
+
+async def test_refusals_are_counted_by_creator_day_and_reason(path: Path) -> None:
+    database = await Database.open(path)
+    for creator, reason in [("acme", "rate_limit"), ("acme", "rate_limit"), ("acme", "quota"), ("zeta", "quota")]:
+        database.ledger.count_refusal(creator, reason)
+    await database.close()
+    database.ledger.count_refusal("acme", "too_late")
+    assert rows(path, "SELECT creator, reason, count FROM refusals_daily ORDER BY 1, 2") == [
+        ("acme", "quota", 1),
+        ("acme", "rate_limit", 2),
+        ("zeta", "quota", 1),
+    ]
+
+
+async def test_refusals_survive_a_failing_store(database: Database, path: Path) -> None:
+    await be_hasty(database)
+    database.ledger.count_refusal("acme", "quota")
+    with locked(path):
+        async with asyncio.timeout(10):
+            while database.ledger.is_ready:  # the flush, a second later, finds the store locked
+                await asyncio.sleep(0.01)
+    database.ledger.count_refusal("acme", "quota")
+    async with asyncio.timeout(10):
+        while not rows(path, "SELECT 1 FROM refusals_daily WHERE count = 2"):
+            await asyncio.sleep(0.01)
+    assert (await database.fetch_one(select(func.sum(refusals_daily.c.count).label("n")))) == {"n": 2}
+
+
+async def test_close_commits_what_is_queued_and_refuses_what_comes_later(database: Database, path: Path) -> None:
+    await asyncio.gather(*(database.ledger.hold(hold(f"r{n}")) for n in range(50)))
+    settles = [asyncio.ensure_future(database.ledger.settle(f"r{n}", [entry(f"r{n}")])) for n in range(50)]
+    await asyncio.sleep(0)
+    await database.close()
+    await asyncio.gather(*settles)
+    assert count(path, "entries") == 50
+    for late in (database.ledger.hold(hold("x")), database.ledger.settle("r1", []), database.run(lambda t: None)):
+        with pytest.raises(StoreError):
+            await late
+    with pytest.raises(StoreError):
+        await database.fetch_all(select(entries.c.id))
+    await database.close()
