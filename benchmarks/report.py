@@ -252,4 +252,8 @@ def _ms(microseconds: float | None) -> str:
 
 
 def _ratio(value: float | None, base: float | None) -> str:
-    return "–" if value is None or not base else f"{value / base:,.{0 if value >= 10 * base else 2}f}"
+    """Two significant digits at least."""
+    if value is None or not base:
+        return "–"
+    ratio = value / base
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"

@@ -1,4 +1,4 @@
-"""The server's edge: uvicorn's HTTP protocol with the bounds it lacks.
+"""The server's edge: uvicorn's HTTP protocol with the bounds it lacks, and a shorter way out for the hot path.
 
 A connection that says nothing, dribbles its headers or its body is closed by a deadline; a head too large is answered
 431; a request without exactly one sane Host, or one that asks for another host in its target, is answered 400. Answers
@@ -7,15 +7,20 @@ are OpenAI-shaped JSON like all others, since a client's SDK reads them.
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.calls import new_request_id
 from gateway.errors import error_body
+from gateway.responder import Header
 
 HEAD_BYTES_MAX = 65_536
 HEADERS_MAX = 128
+CYCLE = "gateway.cycle"
+"""Where a request's scope has what `FrontResponder` needs."""
+
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
@@ -44,6 +49,10 @@ class FrontProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+        if self.cycle is not None and self.cycle.disconnected:
+            responder: FrontResponder | None = getattr(self.cycle, "responder", None)
+            if responder is not None:
+                responder.left()
 
     def data_received(self, data: bytes) -> None:
         if self._phase != "body":
@@ -63,7 +72,6 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = "headers"
-        self.scope["gateway.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         self._phase = "body"
@@ -74,6 +82,10 @@ class FrontProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._phase = None
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.scope[CYCLE] = cycle  # type: ignore[literal-required]
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """The refusal as JSON; uvicorn calls this for whatever the parser could not accept."""
@@ -92,7 +104,9 @@ class FrontProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _check_head(self) -> None:
-        if len(self.headers) > HEADERS_MAX or self._head_bytes > HEAD_BYTES_MAX < self._size_of_head():
+        if len(self.headers) > HEADERS_MAX or (
+            self._head_bytes > HEAD_BYTES_MAX and self._size_of_head() > HEAD_BYTES_MAX
+        ):
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             raise _RefusedHead
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -123,10 +137,97 @@ class FrontProtocol(HttpToolsProtocol):
         if self._timed_phase == "body" or self._head_bytes:
             self._refuse(408, "request_timeout", "The request did not arrive in time.")
             self.send_400_response("")
-        self.transport.abort() if self.transport.is_closing() else self.transport.close()
+        elif not self.transport.is_closing():
+            self.transport.close()
 
 
 def front_protocol(*, header_timeout_s: float, body_timeout_s: float) -> type[FrontProtocol]:
     """The protocol class for uvicorn's `http` option, with these deadlines in seconds."""
     bounds = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s}
     return type("BoundedFrontProtocol", (FrontProtocol,), bounds)
+
+
+class FrontResponder:
+    """The `Responder` over uvicorn's request cycle, without ASGI messages between.
+
+    It does what `RequestResponseCycle.send` does, in one write per answer and without looking at every header again:
+    what the gateway answers with is built by the gateway, and checked here as a whole for line breaks. It also hears of
+    a leaving client from the connection itself, so that no call needs a task that watches.
+    """
+
+    __slots__ = ("_cycle", "_on_gone", "is_started")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._on_gone: Callable[[], None] | None = None
+        self.is_started = False
+        cycle.responder = self  # type: ignore[attr-defined]
+
+    @property
+    def is_gone(self) -> bool:
+        return self._cycle.disconnected
+
+    async def send(self, status: int, headers: list[Header], body: bytes) -> None:
+        self.is_started = True
+        if await self._may_write():
+            headers.append((b"content-length", b"%d" % len(body)))
+            self._cycle.transport.write(self._head(status, headers) + body)
+            self._complete()
+
+    async def start(self, status: int, headers: list[Header]) -> None:
+        self.is_started = True
+        if await self._may_write():
+            self._cycle.transport.write(self._head(status, [*headers, (b"transfer-encoding", b"chunked")]))
+
+    async def write(self, data: bytes) -> None:
+        if data and await self._may_write():
+            self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end(self, data: bytes = b"") -> None:
+        if await self._may_write():
+            self._cycle.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+            self._complete()
+
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        self._on_gone = callback
+        if self._cycle.disconnected:
+            self.left()
+
+    def left(self) -> None:
+        """The connection is gone before the answer was complete."""
+        callback, self._on_gone = self._on_gone, None
+        if callback is not None:
+            callback()
+
+    def abort(self) -> None:
+        self._on_gone = None
+        self._cycle.transport.abort()
+
+    async def _may_write(self) -> bool:
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        return not cycle.disconnected
+
+    def _head(self, status: int, headers: list[Header]) -> bytes:
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        if not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        elif (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        head = b"%b%b\r\n" % (STATUS_LINE[status], b"".join(lines))
+        if head.count(b"\n") != len(lines) + 2 or head.count(b"\r") != len(lines) + 2:
+            raise ValueError("a header with a line break")
+        return head
+
+    def _complete(self) -> None:
+        cycle = self._cycle
+        self._on_gone = None
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()

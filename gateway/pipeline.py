@@ -59,8 +59,6 @@ _SSE: Sequence[Header] = (
     (b"x-accel-buffering", b"no"),
 )
 _ORPHAN_OUTPUT_TOKENS = 1_000
-_WATCH_AFTER_S = 0.05
-"""A non-streamed call is watched for a leaving client only once it takes this long: most are over before."""
 _AFTER_DONE_S = 1.0
 """How long the end of the body may take to follow `[DONE]`; some providers report usage there."""
 
@@ -140,7 +138,6 @@ class Pipeline:
             _log.exception("call_failed", request_id=call.request_id)
             await self._answer_error(call, _internal_error(), responder)
         finally:
-            responder.close()
             self._calls.leave(call)
 
     async def _serve(
@@ -263,8 +260,6 @@ class Pipeline:
         call.deadline_at = call.started_at + self._deadlines.total_s
         exchange: Exchange | None = None
         try:
-            if not admitted.request.is_streaming:
-                responder.on_gone(_ignore, after_s=_WATCH_AFTER_S)
             call.allow_interrupts()
             exchange = await admitted.provider.open(upstream, self._record_hold(call, admitted.hold))
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
@@ -610,10 +605,6 @@ def _draining() -> StoreError:
     return StoreError(
         "The gateway shut down before the answer was complete.", code="shutting_down", headers=DO_NOT_RETRY
     )
-
-
-def _ignore() -> None:
-    """A non-streamed call goes on without its client: the provider works, so its report is worth having."""
 
 
 def _log_finished(entry: Entry) -> None:

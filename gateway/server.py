@@ -5,6 +5,7 @@ settled; a second signal cuts the grace short. Exit code 0 either way.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ from gateway.logs import configure_logging
 _log = structlog.get_logger()
 
 _BACKLOG = 4096
+_GC_THRESHOLD = 20_000
 _LAST_WORDS_S = 10
 """After the grace: how long interrupted calls may take to settle and say so before their tasks are cancelled."""
 
@@ -51,6 +53,7 @@ async def _serve(settings: Settings) -> None:
             await _tell_first_run(services, base_url)
             front = _Server(_front_config(settings, build_app(services)))
             _on_signals(_Drain(services, front))
+            _settle_garbage_collector()
             async with _control_socket(settings, build_control_app(services)):
                 _log.info("serving", base_url=base_url, port=listener.getsockname()[1], models=_active_models(services))
                 await front.serve(sockets=[listener])
@@ -58,6 +61,16 @@ async def _serve(settings: Settings) -> None:
             _log.info("stopped")
     finally:
         listener.close()
+
+
+def _settle_garbage_collector() -> None:
+    """What the start made stays for good, and a call makes next to no cycles: look for garbage far less often.
+
+    With Python's defaults the collector takes a tenth of the CPU at saturation.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 20, 50)
 
 
 class _Server(uvicorn.Server):

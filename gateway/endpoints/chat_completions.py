@@ -3,8 +3,8 @@
 from starlette.types import Receive, Scope, Send
 
 from gateway.endpoints.hot import read_body, refuse_method
+from gateway.front import CYCLE, FrontResponder
 from gateway.pipeline import Pipeline
-from gateway.responder import AsgiResponder
 
 
 class ChatCompletions:
@@ -22,5 +22,5 @@ class ChatCompletions:
         await self._pipeline.chat_completion(
             headers,
             lambda: read_body(headers, receive, self._body_bytes_max),
-            AsgiResponder(receive, send, scope.get("gateway.abort")),
+            FrontResponder(scope[CYCLE]),
         )

@@ -4,6 +4,8 @@ Runs once for each hold and each entry. Booleans become integers here: the sqlit
 """
 
 from collections.abc import Mapping
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from gateway.ledger.periods import ms_of, period_of
@@ -12,7 +14,10 @@ from gateway.usage import Usage
 
 __all__ = ["attribution_of_hold", "entry_row", "hold_row", "orphan_usage_of_hold", "route_of"]
 
-_ADMITTED_AT = Attribution._fields.index("admitted_at")
+_ADMITTED_AT = Attribution._fields.index("admitted_at")  # the last one, as `request_id` is the first
+_LABELS = itemgetter(*Attribution._fields[1:_ADMITTED_AT])
+_ROUTE = itemgetter(*Route._fields)
+_ORPHAN_USAGE = itemgetter(*(f"orphan_{name}" for name in Usage._fields))
 
 
 def hold_row(hold: Hold, instance_id: str, now_ms: int) -> tuple[Any, ...]:
@@ -64,15 +69,14 @@ def entry_row(entry: Entry, id: str, created_at: int, corrects: str | None = Non
     )
 
 
-def attribution_of_hold(row: Mapping[str, Any], admitted_at: Any) -> Attribution:
-    """`admitted_at` as the caller wants to have it: the row has milliseconds."""
-    names = (name for name in Attribution._fields if name not in {"request_id", "admitted_at"})
-    return Attribution(request_id=row["id"], admitted_at=admitted_at, **{name: row[name] for name in names})
+def attribution_of_hold(row: Mapping[str, Any], admitted_at: datetime) -> Attribution:
+    """`admitted_at` is the caller's to make: the row has milliseconds."""
+    return Attribution(row["id"], *_LABELS(row), admitted_at)
 
 
 def route_of(row: Mapping[str, Any]) -> Route:
-    return Route(*(row[name] for name in Route._fields))
+    return Route(*_ROUTE(row))
 
 
 def orphan_usage_of_hold(row: Mapping[str, Any]) -> Usage:
-    return Usage(*(row[f"orphan_{name}"] for name in Usage._fields))
+    return Usage(*_ORPHAN_USAGE(row))

@@ -2,8 +2,8 @@
 
 A call takes a connection (an idle one, a new one, or the next that becomes free, first come first served), waits for
 its gate, writes the request and gets a `PooledExchange` when the answer's head is here. The bytes are the business of
-`http1` and `connection`. There are no timers per call: one coarse tick checks the deadlines of everything in flight, a slower one closes
-what was idle too long, none runs while nothing is open. Nothing here reads the environment: no proxies.
+`http1` and `connection`. There are no timers per call: one coarse tick checks the deadlines of everything in flight, a
+slower one closes what was idle too long, none runs while nothing is open. Nothing here reads the environment: no proxies.
 """
 
 import asyncio
@@ -125,6 +125,8 @@ class Pool:
         awaited exactly once, and first: if there is no connection its outcome still comes before the failure. Only a
         cancellation while connecting leaves it unawaited (a coroutine is then closed, a future stays the caller's).
 
+        A cancelled `open` cancels the future it waits for, as any await does: shield a gate that others wait for too.
+
         Raises: `UpstreamFailure`, or whatever `gate` raises (the connection is then kept).
         """
         total_at = asyncio.get_running_loop().time() + deadlines.total_s
@@ -238,8 +240,6 @@ class Pool:
             if self._slots_taken < self._connections_max:
                 self._slots_taken += 1
                 return await self._connect()
-            if is_fresh and self._idle:
-                self._idle.pop(0).abort()
             given = await self._wait_turn(is_first)
             if given is None:
                 return await self._connect()

@@ -274,6 +274,15 @@ async def test_a_paid_feature_without_a_price_is_refused(
     assert assert_refused(answer, script, answer.status)["code"].startswith("unpriced_")
 
 
+@pytest.mark.parametrize("model", ["rig-unpriced", "rig-free-output"])
+async def test_a_model_without_a_price_is_refused_and_never_free(
+    gateway: Gateway, once: Key, script: Script, model: str
+) -> None:
+    answer = await gateway.chat(once, script, model=model)
+    assert 400 <= answer.status < 500
+    assert_refused(answer, script, answer.status, "unpriced_model")
+
+
 MODELS = {
     "unknown": "gpt-nowhere",
     "case": "RIG-CHAT",

@@ -115,7 +115,6 @@ def test_a_wrong_setting_stops_the_start_by_its_name(upstream: Upstream, tmp_pat
     [
         ("input_usd_per_mtok = 2.50", "input_usd_per_mtok = -2.50", "negative"),
         ("input_usd_per_mtok = 2.50", 'input_usd_per_mtok = "cheap"', "input_usd_per_mtok"),
-        ("input_usd_per_mtok = 2.50", "", "input_usd_per_mtok"),
         ('provider = "rig"', 'provider = "nobody"', "nobody"),
         ("context_tokens_max", "context_tokens_maximum", "context_tokens_maximum"),
         ('[models."rig-cheap"]', '[models."rig-chat"]', "rig-chat"),

@@ -15,6 +15,7 @@ from gateway.ledger.migration import migrate
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.schema import creators, entries, refusals_daily, virtual_keys
 from gateway.ledger.transactions import HoldWork, SettleWork, Transactions, Work
+from gateway.tasks import spawn
 from tests.ledger.books import (
     COST,
     ORPHAN_COST,
@@ -57,21 +58,21 @@ async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: P
 async def test_a_hold_ends_once_however_settles_and_sweeps_race(database: Database, path: Path) -> None:
     """A thousand races: settled before, during and after a sweep; whoever comes first books it, and nobody else."""
     ids = [f"r{n:04d}" for n in range(1_000)]
-    await asyncio.gather(*(database.ledger.hold(hold(id)) for id in ids))
-    await asyncio.gather(*(database.ledger.settle(id, [entry(id)]) for id in ids[:100]))
-    swept_first = await book_orphans(database, is_alive=lambda id: id >= ids[200])
+    await asyncio.gather(*(database.ledger.hold(hold(each)) for each in ids))
+    await asyncio.gather(*(database.ledger.settle(each, [entry(each)]) for each in ids[:100]))
+    swept_first = await book_orphans(database, is_alive=lambda each: each >= ids[200])
     assert [row["request_id"] for row in swept_first] == ids[100:200]
 
-    async def settle_late(id: str, turns: int) -> None:
+    async def settle_late(request_id: str, turns: int) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
-        await database.ledger.settle(id, [entry(id)])
+        await database.ledger.settle(request_id, [entry(request_id)])
 
-    late = [settle_late(id, turns % 97) for turns, id in enumerate(ids[100:])]
+    late = [settle_late(each, turns % 97) for turns, each in enumerate(ids[100:])]
     await asyncio.gather(*late, *(book_orphans(database) for _ in range(3)))
     assert count(path, "holds") == 0
     booked = rows(path, "SELECT request_id, count(*) FROM entries GROUP BY request_id ORDER BY request_id")
-    assert booked == [(id, 1) for id in ids]
+    assert booked == [(each, 1) for each in ids]
     outcomes = dict(rows(path, "SELECT outcome, count(*) FROM entries GROUP BY outcome"))
     assert outcomes["ok"] >= 100
     assert outcomes["crashed"] >= 100
@@ -92,7 +93,9 @@ async def test_calls_of_one_moment_share_transactions(database: Database, path: 
 async def test_ids_follow_the_order_of_posting(database: Database, path: Path) -> None:
     for n in range(20):
         await call(database, f"r{n:02d}")
-    assert [row[0] for row in rows(path, "SELECT request_id FROM entries ORDER BY id")] == [f"r{n:02d}" for n in range(20)]
+    assert [row[0] for row in rows(path, "SELECT request_id FROM entries ORDER BY id")] == [
+        f"r{n:02d}" for n in range(20)
+    ]
 
 
 def test_holds_alone_commit_without_waiting_for_the_disk_and_settles_do_not(path: Path, tmp_path: Path) -> None:
@@ -126,7 +129,7 @@ async def test_a_failing_store_refuses_holds_and_keeps_settles(database: Databas
             await ledger.hold(hold("new"))
         assert refused.value.status == 503
         assert not ledger.is_ready
-        settles = [asyncio.ensure_future(ledger.settle(f"r{n}", [entry(f"r{n}")])) for n in range(5)]
+        settles = [spawn(ledger.settle(f"r{n}", [entry(f"r{n}")]), "settle") for n in range(5)]
         for settle in settles:
             with pytest.raises(StoreError):
                 await settle
@@ -172,7 +175,7 @@ async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: 
 
 async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, path: Path) -> None:
     await database.ledger.hold(hold("r1"))
-    settle = asyncio.ensure_future(database.ledger.settle("r1", [entry("r1")]))
+    settle = spawn(database.ledger.settle("r1", [entry("r1")]), "settle")
     await asyncio.sleep(0)
     settle.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -190,10 +193,14 @@ async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Data
         transactions.connection.execute(f"PRAGMA max_page_count = {pages}").close()
 
     await database.run(fill)
+
+    async def hold_until_refused() -> None:
+        for n in range(1_000):
+            await database.ledger.hold(hold(f"r{n}"))
+
     with capture_logs() as logs:
         with pytest.raises(StoreError, match="full"):
-            for n in range(1_000):
-                await database.ledger.hold(hold(f"r{n}"))
+            await hold_until_refused()
         async with asyncio.timeout(10):
             await database.run(lambda transactions: transactions.connection.execute("PRAGMA max_page_count = 100000"))
             while not database.ledger.is_ready:
@@ -222,12 +229,12 @@ POISON_ENTRY: dict[str, dict[str, Any]] = {
 async def test_a_bad_entry_fails_alone(database: Database, path: Path, changes: dict[str, Any]) -> None:
     await call(database, "first")
     ids = [f"r{n}" for n in range(20)]
-    await asyncio.gather(*(database.ledger.hold(hold(id)) for id in ids))
-    made = {id: entry(id) for id in ids}
+    await asyncio.gather(*(database.ledger.hold(hold(each)) for each in ids))
+    made = {each: entry(each) for each in ids}
     made["r7"] = made["r7"]._replace(**changes)
     with capture_logs() as logs:
         results = await asyncio.gather(
-            *(database.ledger.settle(id, [made[id]]) for id in ids),
+            *(database.ledger.settle(each, [made[each]]) for each in ids),
             *(database.ledger.hold(hold(f"h{n}")) for n in range(20)),
             return_exceptions=True,
         )
@@ -277,7 +284,9 @@ async def test_statements_are_written_together_or_not_at_all(database: Database,
     assert made[0]["is_active"] is True
     assert nothing == []
     with pytest.raises(Conflict) as conflict:
-        await database.write(insert(creators).values(id="other", **CREATOR), insert(creators).values(id="acme", **CREATOR))
+        await database.write(
+            insert(creators).values(id="other", **CREATOR), insert(creators).values(id="acme", **CREATOR)
+        )
     assert conflict.value.status == 409
     assert rows(path, "SELECT id, name FROM creators") == [("acme", "Acme")]
 
@@ -304,11 +313,11 @@ async def test_a_task_that_raises_leaves_nothing(database: Database, path: Path)
 
 async def test_entries_without_a_hold_are_posted_once(database: Database, path: Path) -> None:
     hit = entry("hit", changes={"cached": True, "cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0})
-    (id,) = await database.ledger.post([hit])
+    (first,) = await database.ledger.post([hit])
     with pytest.raises(Conflict):
         await database.ledger.post([hit])
-    (refund,) = await database.ledger.post([entry("refund", changes={"kind": "refund"})], corrects=id)
-    assert rows(path, "SELECT id, corrects FROM entries ORDER BY id") == [(id, None), (refund, id)]
+    (refund,) = await database.ledger.post([entry("refund", changes={"kind": "refund"})], corrects=first)
+    assert rows(path, "SELECT id, corrects FROM entries ORDER BY id") == [(first, None), (refund, first)]
 
 
 async def test_refusals_are_counted_by_creator_day_and_reason(path: Path) -> None:
@@ -340,7 +349,7 @@ async def test_refusals_survive_a_failing_store(database: Database, path: Path) 
 
 async def test_close_commits_what_is_queued_and_refuses_what_comes_later(database: Database, path: Path) -> None:
     await asyncio.gather(*(database.ledger.hold(hold(f"r{n}")) for n in range(50)))
-    settles = [asyncio.ensure_future(database.ledger.settle(f"r{n}", [entry(f"r{n}")])) for n in range(50)]
+    settles = [spawn(database.ledger.settle(f"r{n}", [entry(f"r{n}")]), "settle") for n in range(50)]
     await asyncio.sleep(0)
     await database.close()
     await asyncio.gather(*settles)

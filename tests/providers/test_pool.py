@@ -287,6 +287,34 @@ async def test_closing_wakes_a_reader_which_then_fails() -> None:
         assert (failure.kind, failure.is_sent, failure.is_fully_sent) == ("died", True, True)
 
 
+@on_both_loops
+async def test_a_reader_that_wakes_late_takes_nothing_of_the_next_call() -> None:
+    """Its answer ends, its exchange is closed and the connection taken again before the reader gets to run."""
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK + b"content-length: 10\r\n\r\nhello")
+        body = await peer.request()
+        await go.wait()
+        await peer.send(answer(body))
+        await peer.gone()
+
+    async with pooled(script) as (pool, upstream):
+        exchange = await begin(pool)
+        assert await exchange.read() == b"hello"
+        late = started(exchange.read())
+        await asyncio.sleep(0)
+        conn = exchange._conn
+        assert conn is not None
+        conn.data_received(b"world")
+        exchange.close()
+        asyncio.get_running_loop().call_later(0.01, go.set)
+        assert await call(pool, b"next") == b"next"
+        assert (await failure_of(late)).detail == "closed by the gateway"
+        assert upstream.connections == 1
+
+
 # The gate.
 
 
@@ -509,26 +537,27 @@ async def test_a_second_try_that_cannot_connect_says_that_the_first_was_sent() -
 
 
 @on_both_loops
-async def test_a_full_pool_makes_room_for_a_second_try() -> None:
-    """Every slot is taken by idle connections that may be as dead as the first."""
+async def test_a_second_try_in_a_full_pool_waits_its_turn_and_still_takes_a_new_connection() -> None:
     leave = asyncio.Event()
 
     async def script(peer: Peer) -> None:
-        await peer.send(answer(await peer.request()))
-        body = await peer.request()
-        if peer.number == 2:
-            leave.set()
-            return
-        await peer.send(answer(body))
-        await echo(peer)
+        if peer.number == 1:
+            await peer.send(answer(await peer.request()))
+            await peer.request()
+            await leave.wait()
+        else:
+            await echo(peer)
 
-    async with pooled(script, connections_max=2) as (pool, upstream):
-        first, second = await begin(pool), await begin(pool)
-        first.close()
-        second.close()
-        assert await call(pool, b"again", retry_unanswered=True) == b"again"
-        assert leave.is_set()
-        assert pool.connections_open <= 2
+    async with pooled(script, connections_max=1) as (pool, upstream):
+        await call(pool)
+        again = started(call(pool, b"again", retry_unanswered=True))
+        await until(lambda: pool.exchanges_active == 1)
+        other = started(call(pool, b"other"))
+        await asyncio.sleep(0)
+        leave.set()
+        assert await other == b"other"
+        assert upstream.connections == 2
+        assert await again == b"again"
         assert upstream.connections == 3
 
 
@@ -547,6 +576,34 @@ async def test_a_connection_that_dies_behind_the_gate_is_replaced_unwritten() ->
 
         assert await call(pool, b"second", gate=gate()) == b"second"
         assert upstream.connections == 2
+
+
+@on_both_loops
+async def test_a_request_of_which_the_kernel_took_nothing_is_sent_on_another_connection() -> None:
+    async with pooled(echo) as (pool, upstream):
+        assert await call(pool, b"one") == b"one"
+        (conn,) = pool._open
+        with socket.socket(fileno=os.dup(conn._transport.get_extra_info("socket").fileno())) as our_end:
+            our_end.shutdown(socket.SHUT_WR)  # every write fails from here on
+        assert await call(pool, b"two") == b"two"
+        assert upstream.connections == 2
+
+
+@on_both_loops
+async def test_closing_the_pool_ends_a_call_that_is_connecting() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.gone()
+
+    async with pooled(script) as (pool, _):
+        for turns in range(6):
+            other = Pool(pool._origin, connections_max=1)
+            calling = started(call(other))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await other.close()
+            failure = await failure_of(calling)
+            assert failure.kind == ("died" if failure.is_sent else "unreachable")
+            await until(lambda: other.connections_open == 0)  # noqa: B023
 
 
 @on_both_loops

@@ -1,7 +1,9 @@
 """Upstreams that die, answer early, flood or stall, over real sockets: what was sent is known, nothing leaks."""
 
 import asyncio
+import os
 import random
+import socket
 
 import pytest
 
@@ -205,18 +207,26 @@ async def test_requests_around_the_size_of_a_write_arrive_whole(size: int) -> No
 @on_both_loops
 async def test_a_refusal_before_the_request_is_sent_is_delivered_and_the_rest_is_not_sent() -> None:
     received: list[int] = []
+    read_on, refuse = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.reader.readuntil(b"\r\n\r\n")
         peer.stop_reading()
-        await peer.send(answer(b"too large").replace(b"200 OK", b"413 No"))
-        await until(lambda: pool.exchanges_active == 0)
+        await peer.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 9\r\n\r\n")
+        await read_on.wait()
         peer.read_on()
+        await refuse.wait()
+        await peer.send(b"too large")
         received.append(len(await peer.gone()))
 
     async with pooled(script) as (pool, upstream):
         exchange = await begin(pool, BIG)
         assert (exchange.status, exchange.is_fully_sent) == (413, False)
+        conn = exchange._conn
+        assert conn is not None
+        read_on.set()
+        await until(lambda: not conn._is_write_paused)
+        refuse.set()
         assert await rest(exchange) == b"too large"
         exchange.close()
         assert not exchange.is_fully_sent
@@ -224,6 +234,37 @@ async def test_a_refusal_before_the_request_is_sent_is_delivered_and_the_rest_is
         assert received[0] < len(BIG)
         assert pool.connections_open == 0
         assert upstream.connections == 1
+
+
+@on_both_loops
+async def test_bytes_that_only_the_transport_has_taken_are_not_sent() -> None:
+    """A request so small that it fits in user space, and sockets so small that it does not fit in the kernel."""
+    peers: list[Peer] = []
+
+    async def script(peer: Peer) -> None:
+        peer.stop_reading()
+        peers.append(peer)
+        await asyncio.Event().wait()
+
+    async with pooled(script) as (pool, upstream):
+        _shrink(upstream._server.sockets[0].fileno())  # what it accepts inherits that
+
+        async def gate() -> None:
+            await until(lambda: bool(peers))
+            (conn,) = pool._open
+            _shrink(conn._transport.get_extra_info("socket").fileno())
+
+        calling = started(call(pool, BIG[:60_000], gate=gate()))
+        await until(lambda: pool.exchanges_active == 1)
+        peers[0].reset()
+        failure = await failure_of(calling)
+        assert (failure.kind, failure.is_sent, failure.is_fully_sent) == ("died", True, False)
+
+
+def _shrink(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
 
 @on_both_loops

@@ -58,6 +58,11 @@ def model(name: str, *, provider: str = "rig", upstream: str = "upstream-chat", 
     return _MODEL.format(name=name, provider=provider, upstream=upstream, **PRICES[prices])
 
 
+def unpriced(row: str, kind: str) -> str:
+    """The model row without its price for `kind` of token."""
+    return "\n".join(line for line in row.splitlines() if not line.startswith(f"{kind}_usd_per_mtok")) + "\n"
+
+
 def catalog(base_url: str, dead_port: int) -> str:
     """Providers: `rig` at the fake upstream, variants of it, and two that cannot be reached."""
     return "\n".join(
@@ -76,6 +81,8 @@ def catalog(base_url: str, dead_port: int) -> str:
             model("rig-again", provider="rig-again"),
             model("rig-dead", provider="rig-dead"),
             model("rig-keyless", provider="rig-keyless"),
+            unpriced(model("rig-unpriced"), "input"),
+            unpriced(model("rig-free-output"), "output"),
         ]
     )
 

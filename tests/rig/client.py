@@ -163,9 +163,10 @@ class Connection:
             await self._writer.wait_closed()
 
 
-async def connect(port: int) -> Connection:
+async def connect(port: int, *, buffer_bytes: int = 2**26) -> Connection:
+    """`buffer_bytes` is what is read ahead: with a small one, a client that does not read lets the sender wait."""
     async with asyncio.timeout(PATIENCE_S):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**26)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=buffer_bytes)
     return Connection(reader, writer)
 
 

@@ -260,9 +260,9 @@ class Gateway:
     async def get(self, key: Key | str | None, path: str) -> Answer:
         return await exchange(self.port, request_bytes("GET", path, key=bearer(key)))
 
-    async def open_stream(self, key: Key, script: Script, **fields: object) -> Connection:
+    async def open_stream(self, key: Key, script: Script, *, buffer_bytes: int = 2**26, **fields: object) -> Connection:
         """A streaming call whose head has been read; the caller closes it."""
-        connection = await connect(self.port)
+        connection = await connect(self.port, buffer_bytes=buffer_bytes)
         await connection.send(self.chat_request(key, script, stream=True, **fields))
         status = await connection.read_head()
         assert status == 200, (await connection.read_rest()).body
