@@ -109,6 +109,8 @@ class FrontProtocol(HttpToolsProtocol):
         ):
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
             raise _RefusedHead
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise _RefusedHead
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]) or not self.url.startswith(b"/"):
             self._refuse(400, "invalid_host", "The request needs one Host header and a path as its target.")
@@ -166,6 +168,10 @@ class FrontResponder:
     @property
     def is_gone(self) -> bool:
         return self._cycle.disconnected
+
+    @property
+    def is_stalled(self) -> bool:
+        return self._cycle.flow.write_paused
 
     async def send(self, status: int, headers: list[Header], body: bytes) -> None:
         self.is_started = True

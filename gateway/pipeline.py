@@ -59,6 +59,8 @@ _SSE: Sequence[Header] = (
     (b"x-accel-buffering", b"no"),
 )
 _ORPHAN_OUTPUT_TOKENS = 1_000
+_STALLED_S = 1.0
+"""How much later than the exchange's own total deadline a call is ended whose client does not read."""
 _AFTER_DONE_S = 1.0
 """How long the end of the body may take to follow `[DONE]`; some providers report usage there."""
 
@@ -257,10 +259,12 @@ class Pipeline:
         upstream = UpstreamRequest(
             "/chat/completions", body, admitted.request.is_streaming, self._deadlines, call.request_id
         )
-        call.deadline_at = call.started_at + self._deadlines.total_s
+        call.deadline_at = time.monotonic() + self._deadlines.total_s + _STALLED_S
         exchange: Exchange | None = None
         try:
             call.allow_interrupts()
+            if admitted.request.is_streaming:
+                self._watch_stream(call, admitted.row, responder)
             exchange = await admitted.provider.open(upstream, self._record_hold(call, admitted.hold))
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
             if exchange.status >= 300:
@@ -311,7 +315,7 @@ class Pipeline:
         call.forbid_interrupts()
         admitted.status = error.status
         await self._end(call, admitted, Ending(NOTHING, "upstream_refused", error))
-        headers = self._answer_headers(call, admitted)
+        headers = [*self._answer_headers(call, admitted), _JSON]
         headers.extend(upstream_headers(exchange.headers))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
         await responder.send(error.status, headers, answer)
@@ -360,8 +364,6 @@ class Pipeline:
             redact=lambda event: redact_bytes(event, key),
         )
         answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *_SSE]
-        grace_s = admitted.row.gone_grace_s
-        self._watch_stream(call, responder, self._settings.gone_grace_s if grace_s is None else grace_s)
         broken: UpstreamFailure | None = None
         try:
             await self._pump(call, exchange, relay, responder, answer_headers)
@@ -379,8 +381,8 @@ class Pipeline:
         ending = self._stream_ending(call, relay, admitted, broken, responder)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
         await self._end(call, admitted, ending)
-        if call.interrupted_by == "total_timeout":
-            # The deadline that ends an exchange did not end this one: the client was not reading, and will not.
+        if responder.is_stalled and call.interrupted_by is not None:
+            # It was interrupted because it does not read, and will not read our last words either.
             responder.abort()
             return None
         if ending.error is not None and not responder.is_started:
@@ -416,8 +418,9 @@ class Pipeline:
             if after_done is not None:
                 after_done.cancel()
 
-    def _watch_stream(self, call: Call, responder: Responder, grace_s: float) -> None:
+    def _watch_stream(self, call: Call, row: ProviderRow, responder: Responder) -> None:
         """A client that left: read on for the grace, in case the usage is about to come, then stop paying."""
+        grace_s = self._settings.gone_grace_s if row.gone_grace_s is None else row.gone_grace_s
 
         def left() -> None:
             asyncio.get_running_loop().call_later(grace_s, call.interrupt, "client_gone")
@@ -581,6 +584,8 @@ def _interrupted(call: Call, admitted: Admitted) -> Ending:
     if call.interrupted_by == "total_timeout":
         late = UpstreamFailure("total_timeout", "the call took too long", is_sent=True, is_fully_sent=True)
         return Ending(metered, "upstream_timeout", upstream_failed(late))
+    if call.interrupted_by == "client_gone":
+        return Ending(metered, "client_gone")
     return Ending(metered, "aborted", _draining())
 
 

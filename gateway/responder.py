@@ -18,6 +18,11 @@ class Responder(Protocol):
     @property
     def is_gone(self) -> bool: ...
 
+    @property
+    def is_stalled(self) -> bool:
+        """The client does not read what was sent: `write` and `end` would wait for it."""
+        ...
+
     async def send(self, status: int, headers: list[Header], body: bytes) -> None:
         """A whole answer."""
         ...

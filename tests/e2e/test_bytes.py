@@ -10,9 +10,8 @@ import pytest
 
 from tests.rig import wire
 from tests.rig.catalog import OUTPUT_TOKENS_MAX
-from tests.rig.client import Answer
 from tests.rig.gateway import CHAT, Gateway, Key, chat_body, prompt
-from tests.rig.upstream import Pause, Script, Send, Upstream
+from tests.rig.upstream import Pause, Send, Upstream
 
 USAGE = wire.usage(11, 3)
 ASKED = {"include_usage": True}
@@ -29,14 +28,6 @@ UPSTREAM_HEADERS = {
     "x-client-request-id",
 }
 ANSWER_HEADERS_OF_THE_SERVER = {"date", "server", "connection", "content-length", "transfer-encoding"}
-
-
-async def streamed(gateway: Gateway, key: Key, script: Script, **fields: object) -> Answer:
-    connection = await gateway.open_stream(key, script, **fields)
-    answer = await connection.read_rest()
-    await connection.close()
-    assert answer.is_complete
-    return answer
 
 
 @pytest.mark.parametrize(
@@ -68,7 +59,7 @@ async def test_a_stream_is_relayed_whole_when_the_caller_asked_for_usage(
     gateway: Gateway, upstream: Upstream, key: Key
 ) -> None:
     events = [*wire.text_events("Hal", "lo"), wire.event(wire.usage_chunk(USAGE)), wire.DONE]
-    answer = await streamed(gateway, key, upstream.stream(*events), stream_options=ASKED)
+    answer = await gateway.streamed(key, upstream.stream(*events), stream_options=ASKED)
     assert answer.body == b"".join(events)
 
 
@@ -79,7 +70,7 @@ async def test_only_the_usage_event_we_asked_for_is_stripped(
     null_usage = wire.event(wire.chunk("x", extra={"usage": None}))
     events = [*wire.text_events("Hal", "lo"), null_usage]
     script = upstream.stream(*events, wire.event(wire.usage_chunk(USAGE)), wire.DONE)
-    answer = await streamed(gateway, key, script, stream_options=options)
+    answer = await gateway.streamed(key, script, stream_options=options)
     assert answer.body == b"".join(events) + wire.DONE
     assert script.request.json["stream_options"]["include_usage"] is True
     entry = gateway.entry(key)
@@ -88,14 +79,14 @@ async def test_only_the_usage_event_we_asked_for_is_stripped(
 
 async def test_a_chunk_with_usage_and_choices_stays(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     events = [*wire.text_events("a", finish=None), wire.event(wire.chunk(finish="stop", extra={"usage": USAGE}))]
-    answer = await streamed(gateway, key, upstream.stream(*events, wire.DONE))
+    answer = await gateway.streamed(key, upstream.stream(*events, wire.DONE))
     assert answer.body == b"".join(events) + wire.DONE
 
 
 async def test_an_empty_choices_chunk_without_usage_stays(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     filters = wire.event({**wire.chunk(), "choices": [], "prompt_filter_results": [], "usage": None})
     events = [filters, *wire.text_events("a")]
-    answer = await streamed(gateway, key, upstream.stream(*events, wire.event(wire.usage_chunk(USAGE)), wire.DONE))
+    answer = await gateway.streamed(key, upstream.stream(*events, wire.event(wire.usage_chunk(USAGE)), wire.DONE))
     assert answer.body == b"".join(events) + wire.DONE
 
 
@@ -114,7 +105,7 @@ async def test_an_empty_choices_chunk_without_usage_stays(gateway: Gateway, upst
 async def test_odd_events_pass_unchanged(gateway: Gateway, upstream: Upstream, key: Key, pieces: list[bytes]) -> None:
     role, text, finish = wire.text_events("a")
     events = [role, text, *pieces, finish]
-    answer = await streamed(gateway, key, upstream.stream(*events, wire.event(wire.usage_chunk(USAGE)), wire.DONE))
+    answer = await gateway.streamed(key, upstream.stream(*events, wire.event(wire.usage_chunk(USAGE)), wire.DONE))
     assert answer.body == b"".join(events) + wire.DONE
     assert gateway.entry(key)["usage_source"] == "provider"
 
@@ -125,7 +116,7 @@ async def test_other_line_ends_pass_unchanged_and_are_metered(
 ) -> None:
     events = [event.replace(b"\n", newline) for event in wire.text_events("a", "b")]
     last = [event.replace(b"\n", newline) for event in (wire.event(wire.usage_chunk(USAGE)), wire.DONE)]
-    answer = await streamed(gateway, key, upstream.stream(*events, *last))
+    answer = await gateway.streamed(key, upstream.stream(*events, *last))
     assert answer.body == b"".join(events) + last[-1]
     assert gateway.entry(key)["usage_source"] == "provider"
 
@@ -148,7 +139,7 @@ async def test_cuts_inside_a_stream_change_nothing(
         for piece in pieces:
             sends += [Send(wire.framed(piece)), Pause(0)]
         script = upstream.script(*sends, Send(wire.LAST_CHUNK))
-        answer = await streamed(gateway, key, script, stream_options=options)
+        answer = await gateway.streamed(key, script, stream_options=options)
         assert answer.body == expected, f"cut at {cut}"
     entries = gateway.entries(creator=key.creator)
     assert {(entry["input_tokens"], entry["output_tokens"]) for entry in entries} == {(11, 3)}
@@ -159,7 +150,7 @@ async def test_a_stream_of_single_bytes_is_relayed_whole(gateway: Gateway, upstr
     whole = b"".join([*wire.text_events("Hal"), wire.event(wire.usage_chunk(USAGE)), wire.DONE])
     sends = [Send(wire.framed(bytes([byte]))) for byte in whole]
     script = upstream.script(Send(wire.stream_head()), *sends, Send(wire.LAST_CHUNK))
-    answer = await streamed(gateway, key, script, stream_options=ASKED)
+    answer = await gateway.streamed(key, script, stream_options=ASKED)
     assert answer.body == whole
 
 
@@ -168,7 +159,7 @@ async def test_a_provider_that_always_reports_usage_is_not_asked_and_not_strippe
 ) -> None:
     events = [*wire.text_events("a"), wire.event(wire.usage_chunk(USAGE)), wire.DONE]
     script = upstream.stream(*events)
-    answer = await streamed(gateway, key, script, model="rig-always")
+    answer = await gateway.streamed(key, script, model="rig-always")
     assert answer.body == b"".join(events)
     assert "stream_options" not in script.request.json
     assert gateway.entry(key)["usage_source"] == "provider"
@@ -176,7 +167,7 @@ async def test_a_provider_that_always_reports_usage_is_not_asked_and_not_strippe
 
 async def test_a_provider_without_stream_usage_is_not_asked(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     script = upstream.stream(*wire.text_events("four"), wire.DONE)
-    await streamed(gateway, key, script, model="rig-never")
+    await gateway.streamed(key, script, model="rig-never")
     assert "stream_options" not in script.request.json
     assert gateway.entry(key)["usage_source"] == "estimated"
 
@@ -215,7 +206,7 @@ async def test_the_upstream_gets_the_same_json_under_its_own_model_name(
 async def test_a_streamed_request_only_gains_the_usage_option(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     script = upstream.stream(*wire.text_events("a"), wire.event(wire.usage_chunk(USAGE)), wire.DONE)
     options = {"include_obfuscation": False}
-    await streamed(gateway, key, script, stream_options=options, temperature=0.5)
+    await gateway.streamed(key, script, stream_options=options, temperature=0.5)
     assert script.request.json == {
         **chat_body(script, stream=True, temperature=0.5),
         "model": "upstream-chat",
@@ -282,7 +273,7 @@ async def test_only_named_headers_come_back(gateway: Gateway, upstream: Upstream
     ]
     if is_streaming:
         events = [*wire.text_events("a"), wire.event(wire.usage_chunk(USAGE)), wire.DONE]
-        answer = await streamed(gateway, key, upstream.stream(*events, headers=theirs))
+        answer = await gateway.streamed(key, upstream.stream(*events, headers=theirs))
     else:
         answer = await gateway.chat(key, upstream.reply(wire.completion(usage=USAGE), headers=theirs))
     unexpected = {
@@ -309,7 +300,7 @@ async def test_an_answer_says_who_served_it_and_what_it_cost(gateway: Gateway, u
 
 
 async def test_a_stream_says_that_nobody_may_buffer_it(gateway: Gateway, upstream: Upstream, key: Key) -> None:
-    answer = await streamed(gateway, key, upstream.stream(*wire.text_events("a"), wire.DONE))
+    answer = await gateway.streamed(key, upstream.stream(*wire.text_events("a"), wire.DONE))
     assert (answer.header("content-type") or "").startswith("text/event-stream")
     assert "no-cache" in (answer.header("cache-control") or "")
     assert answer.header("x-accel-buffering") == "no"
@@ -370,7 +361,7 @@ async def test_parallel_calls_never_mix(gateway: Gateway, upstream: Upstream, ke
             body = (await gateway.chat(key, script)).body
         elif number % 3 == 1:
             script = upstream.stream(*wire.text_events(*[word] * 20), wire.DONE)
-            body = (await streamed(gateway, key, script)).body
+            body = (await gateway.streamed(key, script)).body
         else:
             script = upstream.stream(*wire.text_events(*[word] * 20), wire.DONE)
             connection = await gateway.open_stream(key, script)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_broken import assert_ended_by_an_error_event
 from tests.rig import wire
 from tests.rig.catalog import cost_nano_usd
 from tests.rig.client import Connection, connect, exchange, request_bytes
@@ -95,7 +94,7 @@ async def test_streams_beyond_the_grace_are_told_and_settled(draining: Gateway, 
     draining.terminate()
     for stream in streams:
         answer = await stream.read_rest()
-        assert_ended_by_an_error_event(answer)
+        answer.assert_broken_off()
         await stream.close()
     assert draining.wait() == 0
 

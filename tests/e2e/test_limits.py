@@ -158,6 +158,24 @@ async def test_choices_multiply_the_worst_case(gateway: Gateway, upstream: Upstr
     assert (await gateway.chat(key, script, model="rig-dear", max_tokens=4, n=2)).status == 200
 
 
+async def test_best_of_is_refused_or_multiplies_the_worst_case(gateway: Gateway, upstream: Upstream) -> None:
+    """Some servers of this dialect work on every candidate, and all of them cost."""
+    key = limited(gateway, quota_usd_per_month=10)
+    script = upstream.reply(wire.completion(usage=USAGE))
+    answer = await gateway.chat(key, script, model="rig-dear", max_tokens=4, best_of=3)
+    assert answer.status in {400, 429}
+    assert script.requests == []
+
+
+async def test_the_larger_of_two_output_bounds_counts(gateway: Gateway, upstream: Upstream) -> None:
+    key = limited(gateway, quota_usd_per_month=10)
+    script = upstream.reply(wire.completion(usage=USAGE))
+    for low, high in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+        answer = await gateway.chat(key, script, model="rig-dear", **{low: 1, high: 11})
+        assert answer.status in {400, 429}
+    assert script.requests == []
+
+
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_both_names_of_the_output_bound_count(gateway: Gateway, upstream: Upstream, field: str) -> None:
     key = limited(gateway, quota_usd_per_month=10)

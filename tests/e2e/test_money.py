@@ -5,29 +5,17 @@ from typing import Any
 import pytest
 
 from tests.rig import wire
-from tests.rig.catalog import CONTEXT_TOKENS_MAX, OUTPUT_TOKENS_MAX, cost_nano_usd
-from tests.rig.client import Answer
+from tests.rig.catalog import (
+    CONTEXT_TOKENS_MAX,
+    OUTPUT_TOKENS_MAX,
+    cost_nano_usd,
+    estimated_input,
+    estimated_output,
+)
 from tests.rig.gateway import Gateway, Key, chat_body, prompt
-from tests.rig.upstream import Script, Send, Upstream
+from tests.rig.upstream import Send, Upstream
 
 USAGE = wire.usage(1000, 7)
-
-
-def estimated_input(text: str) -> int:
-    """The written rule: a token for every four bytes of text, rounded up."""
-    return -(-len(text.encode()) // 4)
-
-
-def estimated_output(*deltas: str) -> int:
-    """The written rule: the larger of the non-empty delta events and a token for every four bytes."""
-    return max(sum(1 for delta in deltas if delta), -(-len("".join(deltas).encode()) // 4))
-
-
-async def streamed(gateway: Gateway, key: Key, script: Script, **fields: object) -> Answer:
-    connection = await gateway.open_stream(key, script, **fields)
-    answer = await connection.read_rest()
-    await connection.close()
-    return answer
 
 
 async def charged(
@@ -35,7 +23,7 @@ async def charged(
 ) -> dict[str, Any]:
     if stream:
         events = [*wire.text_events("a", "b"), wire.event(wire.usage_chunk(usage)), wire.DONE]
-        assert (await streamed(gateway, key, upstream.stream(*events), model=model)).is_complete
+        assert (await gateway.streamed(key, upstream.stream(*events), model=model)).is_complete
     else:
         assert (await gateway.chat(key, upstream.reply(wire.completion("ab", usage=usage)), model=model)).status == 200
     return gateway.entry(key)
@@ -143,7 +131,7 @@ def placed(where: str) -> list[bytes]:
 async def test_the_last_usage_wins_wherever_it_stands(
     gateway: Gateway, upstream: Upstream, key: Key, where: str
 ) -> None:
-    answer = await streamed(gateway, key, upstream.stream(*placed(where)))
+    answer = await gateway.streamed(key, upstream.stream(*placed(where)))
     assert answer.is_complete
     entry = gateway.entry(key)
     assert (entry["input_tokens"], entry["output_tokens"]) == (1000, 7)
@@ -156,14 +144,14 @@ async def test_usage_split_over_writes_is_read_whole(gateway: Gateway, upstream:
     script = upstream.script(
         Send(wire.stream_head() + wire.framed(whole[:middle])), Send(wire.framed(whole[middle:]) + wire.LAST_CHUNK)
     )
-    await streamed(gateway, key, script)
+    await gateway.streamed(key, script)
     assert gateway.entry(key)["cost_nano_usd"] == cost_nano_usd(1000, 7)
 
 
 async def test_words_about_usage_in_the_content_are_no_usage(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     boast = '"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}'
     events = [*wire.text_events(boast), wire.event(wire.usage_chunk(USAGE)), wire.event(wire.chunk(boast)), wire.DONE]
-    await streamed(gateway, key, upstream.stream(*events))
+    await gateway.streamed(key, upstream.stream(*events))
     assert gateway.entry(key)["cost_nano_usd"] == cost_nano_usd(1000, 7)
 
 
@@ -181,7 +169,7 @@ async def test_a_stream_without_usage_is_estimated_by_the_written_rule(
     gateway: Gateway, upstream: Upstream, key: Key, deltas: list[str]
 ) -> None:
     script = upstream.stream(*wire.text_events(*deltas), wire.DONE)
-    await streamed(gateway, key, script)
+    await gateway.streamed(key, script)
     entry = gateway.entry(key)
     expected = (estimated_input(prompt(script)), estimated_output(*deltas))
     assert (entry["input_tokens"], entry["output_tokens"]) == expected
@@ -202,7 +190,7 @@ async def test_reasoning_and_tool_arguments_count_as_output_when_estimated(
         wire.event(wire.chunk(finish="tool_calls")),
         wire.DONE,
     ]
-    await streamed(gateway, key, upstream.stream(*events))
+    await gateway.streamed(key, upstream.stream(*events))
     least = estimated_output("thinking about it ", "Well, ", '{"city":', '"Ulm"}')
     assert least <= gateway.entry(key)["output_tokens"] <= least + 1  # a name may count
 
@@ -262,7 +250,7 @@ async def test_absurd_usage_is_refused_estimated_and_flagged(
 ) -> None:
     if stream:
         script = upstream.stream(*wire.text_events("a", "b"), wire.event(wire.usage_chunk(usage)), wire.DONE)
-        assert (await streamed(gateway, key, script)).is_complete
+        assert (await gateway.streamed(key, script)).is_complete
     else:
         script = upstream.reply(wire.completion("ab", usage=usage))
         assert (await gateway.chat(key, script)).status == 200
@@ -280,16 +268,17 @@ async def test_usage_that_is_no_json_is_estimated(
 ) -> None:
     broken = wire.event(wire.usage_chunk(USAGE)).replace(b'"completion_tokens":7', b'"completion_tokens":' + number)
     script = upstream.stream(*wire.text_events("a", "b"), broken, wire.DONE)
-    answer = await streamed(gateway, key, script)
+    answer = await gateway.streamed(key, script)
     assert answer.body.endswith(wire.DONE)
     entry = gateway.entry(key)
     assert (entry["usage_source"], entry["output_tokens"]) == ("estimated", 2)
+    assert "usage" in str(entry["flags"])
 
 
 async def test_an_absurd_correction_does_not_undo_honest_usage(gateway: Gateway, upstream: Upstream, key: Key) -> None:
     events = [*wire.text_events("a"), wire.event(wire.usage_chunk(USAGE))]
     absurd = wire.event(wire.usage_chunk({**USAGE, "completion_tokens": -1}))
-    await streamed(gateway, key, upstream.stream(*events, absurd, wire.DONE))
+    await gateway.streamed(key, upstream.stream(*events, absurd, wire.DONE))
     entry = gateway.entry(key)
     assert entry["cost_nano_usd"] > 0
     assert "usage" in str(entry["flags"])
@@ -303,7 +292,7 @@ async def test_usage_above_the_hold_is_charged_in_full_and_flagged(
     usage = wire.usage(1000, 5000)
     if stream:
         events = [*wire.text_events("a"), wire.event(wire.usage_chunk(usage)), wire.DONE]
-        await streamed(gateway, key, upstream.stream(*events), max_tokens=10)
+        await gateway.streamed(key, upstream.stream(*events), max_tokens=10)
     else:
         await gateway.chat(key, upstream.reply(wire.completion("a", usage=usage)), max_tokens=10)
     entry = gateway.entry(key)

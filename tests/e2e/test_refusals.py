@@ -274,6 +274,29 @@ async def test_a_paid_feature_without_a_price_is_refused(
     assert assert_refused(answer, script, answer.status)["code"].startswith("unpriced_")
 
 
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(
+            {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "mp3"}}, id="spoken answer"
+        ),
+        pytest.param({"messages": [{"role": "user", "content": [AUDIO]}]}, id="spoken question"),
+        pytest.param({"web_search_options": {}}, id="web search"),
+        pytest.param({"service_tier": "priority"}, id="a dearer tier"),
+    ],
+)
+async def test_a_modality_or_tier_without_a_price_is_refused(
+    gateway: Gateway, once: Key, script: Script, fields: dict[str, Any]
+) -> None:
+    body = {**chat_body(script, max_tokens=10), **fields}
+    answer = await gateway.post(once, {**body, "user": script.marker})
+    assert 400 <= answer.status < 500
+    assert assert_refused(answer, script, answer.status)["code"].startswith("unpriced_")
+
+
 @pytest.mark.parametrize("model", ["rig-unpriced", "rig-free-output"])
 async def test_a_model_without_a_price_is_refused_and_never_free(
     gateway: Gateway, once: Key, script: Script, model: str

@@ -1,4 +1,4 @@
-"""The catalog and the plans of a gateway under test, and prices computed by hand beside them."""
+"""The catalog and the plans of a gateway under test; beside them prices and the written rule, computed by hand."""
 
 from fractions import Fraction
 
@@ -100,6 +100,16 @@ def cost_nano_usd(
     )
     nano = per_mtok * 1000  # USD per million tokens is a thousand nano-dollars a token
     return -(-nano.numerator // nano.denominator)
+
+
+def estimated_input(text: str) -> int:
+    """The written rule: a token for every four bytes of text, rounded up."""
+    return -(-len(text.encode()) // 4)
+
+
+def estimated_output(*deltas: str) -> int:
+    """The written rule: the larger of the non-empty delta events and a token for every four bytes."""
+    return max(sum(1 for delta in deltas if delta), -(-len("".join(deltas).encode()) // 4))
 
 
 def _toml(value: object) -> str:

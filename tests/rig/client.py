@@ -51,6 +51,21 @@ class Answer:
         assert error["message"], error
         return error
 
+    @property
+    def last_event(self) -> Any:
+        """The data of a stream's last event, after checking that the stream itself is well-formed."""
+        assert self.body.endswith(b"\n\n"), self.body[-200:]
+        return json.loads(self.body.rstrip(b"\n").rpartition(b"\n\n")[2].removeprefix(b"data: "))
+
+    def assert_broken_off(self) -> None:
+        """A stream that failed after its first byte: the last event says so, and there is no `[DONE]`."""
+        assert self.status == 200, self
+        assert b"[DONE]" not in self.body
+        error = self.last_event.get("error")
+        assert error, self.body[-500:]
+        assert {"message", "type", "param", "code"} <= error.keys()
+        assert error["message"]
+
 
 def request_bytes(
     method: str, path: str, *, key: str | None = None, body: object = None, headers: wire.Headers = ()

@@ -260,6 +260,13 @@ class Gateway:
     async def get(self, key: Key | str | None, path: str) -> Answer:
         return await exchange(self.port, request_bytes("GET", path, key=bearer(key)))
 
+    async def streamed(self, key: Key, script: Script, **fields: object) -> Answer:
+        """A stream that begins and ends as it should."""
+        answer = await self.chat(key, script, stream=True, **fields)
+        assert answer.status == 200, answer
+        assert answer.is_complete, answer
+        return answer
+
     async def open_stream(self, key: Key, script: Script, *, buffer_bytes: int = 2**26, **fields: object) -> Connection:
         """A streaming call whose head has been read; the caller closes it."""
         connection = await connect(self.port, buffer_bytes=buffer_bytes)
