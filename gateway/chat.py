@@ -40,7 +40,7 @@ _STEERING = frozenset(
     api_base base_url api_key api_version api_type azure azure_ad_token azure_ad_token_provider callbacks client
     custom_llm_provider custom_pricing default_headers deployment_id extra_body extra_headers extra_query fallbacks
     headers hf_model_name input_cost_per_token input_cost_per_second litellm_call_id litellm_logging_obj
-    litellm_metadata litellm_params logger_fn max_retries mock_delay mock_response mock_timeout model_info model_list
+    litellm_metadata litellm_params logger_fn max_retries mock_delay mock_response mock_timeout mock_tool_calls model_info model_list
     no-log no_log num_retries organization output_cost_per_token output_cost_per_second project proxy
     proxy_server_request region_name secret_fields shared_session ssl_verify timeout use_litellm_proxy user_config
     user_api_key context_window_fallback_dict success_callback failure_callback preset_cache_key
@@ -70,12 +70,18 @@ class ChatRequest:
     max_tokens: int | None
     """The caller's explicit bound; None when there was none."""
     choices: int
+    """How many answers the provider works on: `n`, or `best_of` where a server of this dialect knows it."""
     text_bytes: int
     """UTF-8 bytes of messages, tools and schemas; base64 parts are not text."""
     part_tokens: int
     message_count: int
-    is_text_only: bool
-    """Neither images nor sound go in, and no sound comes out."""
+    has_audio_input: bool
+    wants_audio_output: bool
+
+    @property
+    def is_text_only(self) -> bool:
+        """Neither images nor sound go in, and no sound comes out."""
+        return not self.part_tokens and not self.wants_audio_output
 
     @property
     def input_tokens_estimate(self) -> int:
@@ -138,11 +144,12 @@ def read_chat_request(raw: bytes) -> ChatRequest:
         is_streaming=_boolean(body, "stream"),
         wants_usage=_boolean(options, "include_usage", "stream_options.include_usage"),
         max_tokens=_max_tokens(body),
-        choices=_integer(body, "n", 1, CHOICES_MAX) or 1,
+        choices=max(_integer(body, "n", 1, CHOICES_MAX) or 1, _integer(body, "best_of", 1, CHOICES_MAX) or 1),
         text_bytes=text,
         part_tokens=parts,
         message_count=len(messages),
-        is_text_only=not parts and body.get("modalities") in (None, ["text"]) and body.get("audio") is None,
+        has_audio_input=parts > 0 and b'"input_audio"' in raw,
+        wants_audio_output=body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None,
     )
 
 

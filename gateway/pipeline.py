@@ -216,6 +216,10 @@ class Pipeline:
     ) -> Hold:
         """The worst case as a hold, and what is booked if this process dies. Raises `RequestError` if unpriced."""
         price = model.price
+        if (request.has_audio_input and price.audio_input is None) or (
+            request.wants_audio_output and price.audio_output is None
+        ):
+            raise _unpriced(model)
         orphan = Usage(uncached_input=request.input_tokens_estimate, text_output=_ORPHAN_OUTPUT_TOKENS)
         try:
             amount = worst_case_nano_usd(
@@ -226,11 +230,7 @@ class Pipeline:
             )
             orphan_cost = min(amount, cost_nano_usd(orphan, price))
         except UnpricedUsage:
-            raise RequestError(
-                f"The model `{model.name}` has no price for what this request asks, so it is refused.",
-                code="unpriced_model",
-                param="model",
-            ) from None
+            raise _unpriced(model) from None
         attribution = Attribution(
             call.request_id,
             account.account_id,
@@ -600,6 +600,14 @@ def _parse_answer(answer: bytes) -> dict[str, object] | None:
 def _choices(parsed: Mapping[str, object]) -> list[dict[str, object]]:
     choices = parsed.get("choices")
     return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+
+
+def _unpriced(model: Model) -> RequestError:
+    return RequestError(
+        f"The model `{model.name}` has no price for what this request asks, so it is refused.",
+        code="unpriced_model",
+        param="model",
+    )
 
 
 def _internal_error() -> GatewayError:

@@ -136,6 +136,11 @@ class SseRelay:
                 event = self._redact(event)
             if self._is_own_usage(message):
                 return b""
+        elif _USAGE_WORD in payload:
+            # A report with numbers that are none (NaN, 1e400). No client could parse it, and it says nothing.
+            self.usage = {}
+            if self._strip_usage:
+                return b""
         if self._is_done:
             self._held.append(event)
             return b""
@@ -168,9 +173,10 @@ class SseRelay:
     def _count(self, payload: bytes) -> None:
         message = _parse(payload)
         if message is None:
-            # Not JSON, yet it was relayed: what a client may have read is never free.
-            self._delta_events += 1
-            self._text_bytes += len(payload)
+            if _USAGE_WORD not in payload:
+                # Not JSON, yet it was relayed: what a client may have read is never free.
+                self._delta_events += 1
+                self._text_bytes += len(payload)
             return
         if message.get("error"):
             return

@@ -329,11 +329,11 @@ async def test_attribution_in_headers_is_booked_on_the_keys_creator(
 ) -> None:
     """Whatever the caller says about itself, the creator comes from the key."""
     script = upstream.reply(wire.completion(usage=USAGE))
-    headers = [("x-gateway-feature", "chat"), ("x-gateway-agent", "helper"), ("x-gateway-creator", "somebody-else")]
+    headers = [("x-gateway-feature", "chat"), ("x-gateway-agent", "guide"), ("x-gateway-creator", "somebody-else")]
     body = {**chat_body(script), "user": "somebody-else", "metadata": {"creator": "somebody-else"}}
     assert (await gateway.post(key, body, headers)).status == 200
     entry = gateway.entry(key)
-    assert (entry["feature"], entry["agent"], entry["creator"]) == ("chat", "helper", key.creator)
+    assert (entry["feature"], entry["agent"], entry["creator"]) == ("chat", "guide", key.creator)
 
 
 async def test_a_query_string_changes_nothing(gateway: Gateway, upstream: Upstream, key: Key) -> None:
