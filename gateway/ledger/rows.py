@@ -71,12 +71,12 @@ def entry_row(entry: Entry, id: str, created_at: int, corrects: str | None = Non
 
 def attribution_of_hold(row: Mapping[str, Any], admitted_at: datetime) -> Attribution:
     """`admitted_at` is the caller's to make: the row has milliseconds."""
-    return Attribution(row["id"], *_LABELS(row), admitted_at)
+    return Attribution._make((row["id"], *_LABELS(row), admitted_at))
 
 
 def route_of(row: Mapping[str, Any]) -> Route:
-    return Route(*_ROUTE(row))
+    return Route._make(_ROUTE(row))
 
 
 def orphan_usage_of_hold(row: Mapping[str, Any]) -> Usage:
-    return Usage(*_ORPHAN_USAGE(row))
+    return Usage._make(_ORPHAN_USAGE(row))

@@ -184,6 +184,14 @@ async def test_a_restart_finds_everything_and_goes_on_with_greater_ids(path: Pat
         await database.close()
     assert [row[0] for row in rows(path, "SELECT request_id FROM entries ORDER BY id")] == ["r0", "r1", "r2"]
     assert count(path, "holds") == 0
+    # As if the clock had been ahead by years when this was posted.
+    ahead = "ffff0000-0000-7000-8000-000000000000"
+    columns = ", ".join(ENTRY_COLUMNS[2:])
+    change(path, f"INSERT INTO entries SELECT ?, 'ahead', {columns} FROM entries WHERE request_id = 'r2'", ahead)
+    database = await Database.open(path)
+    await call(database, "r3")
+    await database.close()
+    assert rows(path, "SELECT request_id FROM entries ORDER BY id DESC LIMIT 1") == [("r3",)]
 
 
 async def test_reading_works_beside_the_writer_and_cannot_write(database: Database, path: Path) -> None:
