@@ -5,13 +5,11 @@ Exit codes: 0 done, 1 the gateway refused or something is wrong, 2 a setting, a 
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.commands import check, creators, keys
+from gateway.commands import check, creators, db, keys, ledger, prices
 from gateway.errors import ConfigError, GatewayError
 
 __all__ = ["app", "main"]
@@ -41,9 +39,9 @@ def serve(
 app.add_typer(creators.app, name="creators")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.admin_app, name="admin-keys")
-for _name in ("ledger", "prices", "db"):
-    if find_spec(f"gateway.commands.{_name}"):
-        app.add_typer(import_module(f"gateway.commands.{_name}").app, name=_name)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(prices.app, name="prices")
+app.add_typer(db.app, name="db")
 app.command()(check.check)
 app.command()(check.healthcheck)
 

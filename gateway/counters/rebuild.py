@@ -21,10 +21,10 @@ async def rebuild_counters(counters: CounterSeeds, database: Database, plans: Ma
     ends_at = quota.month_ends_at(now.year, now.month)
     for creator, charge_nano_usd in (await database.month_charges(month)).items():
         await counters.seed_settled(quota.counter_key(creator, month), charge_nano_usd, resets_at=ends_at)
-    # A capacity is not known here without every creator's overrides; 0 makes each request its own slice, which is exact
-    # whatever the capacity turns out to be.
     admitted: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for creator, admitted_at in await database.admitted_since(now.timestamp() - rate_limit.WINDOW_S):
-        admitted[creator].append((max(0.0, now.timestamp() - admitted_at), 1))
+    for creator, second, calls in await database.admitted_since(now.timestamp() - rate_limit.WINDOW_S):
+        # Counted as if at the end of their second: a unit may leave a second late, never early.
+        admitted[creator].append((now.timestamp() - second - 1, calls))
     for creator, ages in admitted.items():
+        # A capacity of 0 keeps each second apart, which is exact enough for any limit the creator turns out to have.
         await counters.seed_rolling(rate_limit.counter_key(creator), rate_limit.WINDOW_S, 0, ages)

@@ -151,18 +151,23 @@ class Database:
         )
         return {row["creator"]: row["charge"] for row in await self.fetch_all(query)}
 
-    async def admitted_since(self, unix_time: float) -> Sequence[tuple[str, float]]:
-        """Creator and Unix time of each call admitted since then and finished, cache hits included."""
+    async def admitted_since(self, unix_time: float) -> Sequence[tuple[str, int, int]]:
+        """Calls admitted since then and finished, cache hits included: creator, a second (Unix time) and how many in it."""
         since_ms = int(unix_time * 1000)
-        query = select(entries.c.creator, entries.c.admitted_at).where(
-            # Nothing is posted before it was admitted, so earlier ids need not be looked at.
-            entries.c.id >= id_floor(since_ms),
-            entries.c.admitted_at >= since_ms,
-            entries.c.final.is_(True),
-            entries.c.kind == "usage",
+        second = entries.c.admitted_at // 1000
+        query = (
+            select(entries.c.creator, second.label("second"), func.count().label("calls"))
+            .where(
+                # Nothing is posted before it was admitted, so earlier ids need not be looked at.
+                entries.c.id >= id_floor(since_ms),
+                entries.c.admitted_at >= since_ms,
+                entries.c.final.is_(True),
+                entries.c.kind == "usage",
+            )
+            .group_by(entries.c.creator, "second")
         )
         return [
-            (row["creator"], row["admitted_at"] / 1000)
+            (row["creator"], row["second"], row["calls"])
             async for rows in self.stream(query, chunk_rows=5_000)
             for row in rows
         ]

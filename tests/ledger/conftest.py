@@ -21,3 +21,12 @@ async def database(path: Path) -> AsyncIterator[Database]:
     await database.record_prices({MODEL: PRICE})
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def patient_database(path: Path) -> AsyncIterator[Database]:
+    """For tests that keep the machine so busy that a settle may take its time."""
+    database = await Database.open(path, settings=Settings(settle_timeout_s=120), instance_id="test")
+    await database.record_prices({MODEL: PRICE})
+    yield database
+    await database.close()

@@ -55,8 +55,9 @@ async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: P
     assert rows(path, "SELECT request_id, attempt FROM entries") == [("r1", 1)]
 
 
-async def test_a_hold_ends_once_however_settles_and_sweeps_race(database: Database, path: Path) -> None:
+async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database: Database, path: Path) -> None:
     """A thousand races: settled before, during and after a sweep; whoever comes first books it, and nobody else."""
+    database = patient_database
     ids = [f"r{n:04d}" for n in range(1_000)]
     await asyncio.gather(*(database.ledger.hold(hold(each)) for each in ids))
     await asyncio.gather(*(database.ledger.settle(each, [entry(each)]) for each in ids[:100]))
