@@ -22,9 +22,13 @@ from policies.types import UNLIMITED, Deny
 ERROR_BYTES_MAX = 256 * 1024
 """What is read of a provider's error answer."""
 
-_PASSED_HEADERS = ("openai-processing-ms", "openai-version")
+_PASSED_HEADERS = (
+    ("openai-processing-ms", b"openai-processing-ms"),
+    ("openai-version", b"openai-version"),
+    ("x-request-id", b"x-upstream-request-id"),
+)
 _PASSED_ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
-_SAFE_VALUE = re.compile(r"[\x20-\x7e]{1,256}")
+_SAFE_VALUE_CHARS_MAX = 256
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|xai|gsk|AIza)[-_][A-Za-z0-9_\-*]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|Bearer\s+\S+")
 _OPERATOR_STATUSES = frozenset({401, 402, 403})
 
@@ -78,9 +82,10 @@ def duration(seconds: float) -> bytes:
 
 def upstream_headers(headers: dict[str, str]) -> list[Header]:
     """What of a provider's headers a client may see: never its limits, its organisation or its cookies."""
-    passed = [(name.encode(), value.encode("latin-1")) for name in _PASSED_HEADERS if (value := _safe(headers, name))]
-    if request_id := _safe(headers, "x-request-id"):
-        passed.append((b"x-upstream-request-id", request_id.encode("latin-1")))
+    passed: list[Header] = []
+    for name, shown in _PASSED_HEADERS:
+        if name in headers and (value := _safe(headers, name)):
+            passed.append((shown, value.encode("ascii")))
     return passed
 
 
@@ -204,4 +209,6 @@ def _instant(unix_time: float) -> str | None:
 
 def _safe(headers: dict[str, str], name: str) -> str | None:
     value = headers.get(name)
-    return value if value and _SAFE_VALUE.fullmatch(value) else None
+    if value and len(value) <= _SAFE_VALUE_CHARS_MAX and value.isascii() and value.isprintable():
+        return value
+    return None

@@ -12,6 +12,9 @@ from gateway.errors import StoreError
 InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
 
 
+_NOT_YET = datetime.min.replace(tzinfo=UTC)
+
+
 class Call:
     """Lifetime: one request. Only its own task changes it, except through `interrupt`."""
 
@@ -35,7 +38,8 @@ class Call:
         self.request_id = new_request_id()
         self.endpoint = endpoint
         self.started_at = time.monotonic()
-        self.admitted_at = datetime.now(UTC)
+        self.admitted_at = _NOT_YET
+        """The instant that decides on the call's period; set when it is admitted."""
         self.first_byte_at: float | None = None
         self.deadline_at = float("inf")
         """On the monotonic clock: when even a client that will not read has had its time."""

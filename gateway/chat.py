@@ -32,6 +32,7 @@ _PART_TOKENS = {
     "input_audio": 115_200,
     "video_url": 300_000,
 }
+_TOKENS_MAX = 2**63 - 1
 _MESSAGE_TOKENS = 8
 """Framing of one message: role and separators."""
 
@@ -55,8 +56,13 @@ _KNOWN = frozenset(
     web_search_options safety_identifier prompt_cache_key prompt_cache_retention
     """.split()
 )
+_RARE = frozenset(
+    """
+    tools functions response_format stream_options n best_of modalities audio web_search_options service_tier
+    """.split()
+)
 _FREE_TOOLS = frozenset({"function", "custom"})
-_FREE_SERVICE_TIERS = frozenset({None, "auto", "default", "flex"})
+_FREE_SERVICE_TIERS = frozenset({"auto", "default", "flex"})
 
 
 @dataclass(slots=True)
@@ -65,18 +71,19 @@ class ChatRequest:
 
     body: dict[str, Any]
     model: str
-    is_streaming: bool
-    wants_usage: bool
-    max_tokens: int | None
-    """The caller's explicit bound; None when there was none."""
-    choices: int
-    """How many answers the provider works on: `n`, or `best_of` where a server of this dialect knows it."""
     text_bytes: int
     """UTF-8 bytes of messages, tools and schemas; base64 parts are not text."""
     part_tokens: int
+    """The dearest case of every part that is no text."""
     message_count: int
-    has_audio_input: bool
-    wants_audio_output: bool
+    is_streaming: bool = False
+    wants_usage: bool = False
+    max_tokens: int | None = None
+    """The caller's explicit bound; None when there was none."""
+    choices: int = 1
+    """How many answers the provider works on: `n`, or `best_of` where a server of this dialect knows it."""
+    has_audio_input: bool = False
+    wants_audio_output: bool = False
 
     @property
     def is_text_only(self) -> bool:
@@ -132,28 +139,34 @@ def read_chat_request(raw: bytes) -> ChatRequest:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _wrong("messages", "is required and must be a non-empty array", code="missing_required_parameter")
-    _refuse_unpriced_features(body)
     try:
-        text, parts = _measure(body, messages)
+        text, parts = _measure(messages)
+        request = ChatRequest(body, model, text, parts, len(messages))
+        # Most requests have none of these; one look at the keys tells.
+        if parts or not _RARE.isdisjoint(body):
+            _read_rare_fields(request, raw)
     except orjson.JSONEncodeError:
         raise _too_deep() from None
-    options = _object(body, "stream_options")
-    return ChatRequest(
-        body=body,
-        model=model,
-        is_streaming=_boolean(body, "stream"),
-        wants_usage=_boolean(options, "include_usage", "stream_options.include_usage"),
-        max_tokens=_max_tokens(body),
-        choices=max(_integer(body, "n", 1, CHOICES_MAX) or 1, _integer(body, "best_of", 1, CHOICES_MAX) or 1),
-        text_bytes=text,
-        part_tokens=parts,
-        message_count=len(messages),
-        has_audio_input=parts > 0 and b'"input_audio"' in raw,
-        wants_audio_output=body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None,
-    )
+    request.is_streaming = _boolean(body, "stream")
+    request.max_tokens = _max_tokens(body)
+    return request
+
+
+def _read_rare_fields(request: ChatRequest, raw: bytes) -> None:
+    body = request.body
+    _refuse_unpriced_features(body)
+    for key in ("tools", "functions", "response_format"):
+        if (value := body.get(key)) is not None:
+            request.text_bytes += len(orjson.dumps(value))
+    request.wants_usage = _boolean(_object(body, "stream_options"), "include_usage", "stream_options.include_usage")
+    request.choices = max(_integer(body, name, 1, CHOICES_MAX) or 1 for name in ("n", "best_of"))
+    request.has_audio_input = request.part_tokens > 0 and b'"input_audio"' in raw
+    request.wants_audio_output = body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None
 
 
 def _refuse_steering(body: Mapping[str, Any]) -> None:
+    if _KNOWN.issuperset(body):
+        return
     for field in body.keys() - _KNOWN:
         if field in _STEERING or field.startswith(_STEERING_PREFIXES):
             shown = field if len(field) <= 64 and field.isprintable() else "this field"
@@ -176,12 +189,12 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
     if body.get("web_search_options") is not None:
         raise _unpriced("web_search_options")
     tier = body.get("service_tier")
-    if not isinstance(tier, str | None) or tier not in _FREE_SERVICE_TIERS:
+    if tier is not None and (not isinstance(tier, str) or tier not in _FREE_SERVICE_TIERS):
         raise _unpriced("service_tier")
 
 
-def _measure(body: Mapping[str, Any], messages: list[Any]) -> tuple[int, int]:
-    """UTF-8 bytes of all text, and the dearest case of every part that is none."""
+def _measure(messages: list[Any]) -> tuple[int, int]:
+    """UTF-8 bytes of all text in messages, and the dearest case of every part that is none."""
     text = parts = 0
     for message in messages:
         if not isinstance(message, dict):
@@ -189,7 +202,7 @@ def _measure(body: Mapping[str, Any], messages: list[Any]) -> tuple[int, int]:
         for key, value in message.items():
             if type(value) is str:
                 if key != "role":
-                    text += utf8_bytes(value)
+                    text += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
             elif type(value) is list and key == "content":
                 for part in value:
                     bytes_, tokens = _measure_part(part)
@@ -197,9 +210,6 @@ def _measure(body: Mapping[str, Any], messages: list[Any]) -> tuple[int, int]:
                     parts += tokens
             elif value is not None:
                 text += len(orjson.dumps(value))
-    for key in ("tools", "functions", "response_format"):
-        if (value := body.get(key)) is not None:
-            text += len(orjson.dumps(value))
     return text, parts
 
 
@@ -215,12 +225,10 @@ def _measure_part(part: object) -> tuple[int, int]:
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
-    bounds = [
-        bound
-        for field in ("max_tokens", "max_completion_tokens")
-        if (bound := _integer(body, field, 1, 2**63 - 1)) is not None
-    ]
-    return max(bounds) if bounds else None
+    """The larger of two, for a server that heeds the other one."""
+    old = _integer(body, "max_tokens", 1, _TOKENS_MAX)
+    new = _integer(body, "max_completion_tokens", 1, _TOKENS_MAX)
+    return new if old is None else old if new is None else max(old, new)
 
 
 def _integer(body: Mapping[str, Any], field: str, least: int, most: int) -> int | None:

@@ -121,7 +121,7 @@ _NO_DETAILS: dict[str, Any] = {}
 
 def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
     details = usage.get(name)
-    if details is None:
+    if not details and (details is None or details == {}):
         return _NO_DETAILS
     if not isinstance(details, dict):
         raise _Refused
