@@ -175,22 +175,29 @@ class FrontResponder:
 
     async def send(self, status: int, headers: list[Header], body: bytes) -> None:
         self.is_started = True
-        if await self._may_write():
+        await self.drain()
+        if not self._cycle.disconnected:
             headers.append((b"content-length", b"%d" % len(body)))
             self._cycle.transport.write(self._head(status, headers) + body)
             self._complete()
 
-    async def start(self, status: int, headers: list[Header]) -> None:
+    def start(self, status: int, headers: list[Header]) -> None:
         self.is_started = True
-        if await self._may_write():
+        if not self._cycle.disconnected:
             self._cycle.transport.write(self._head(status, [*headers, (b"transfer-encoding", b"chunked")]))
 
-    async def write(self, data: bytes) -> None:
-        if data and await self._may_write():
+    def write(self, data: bytes) -> None:
+        if not self._cycle.disconnected:
             self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
+    async def drain(self) -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+
     async def end(self, data: bytes = b"") -> None:
-        if await self._may_write():
+        await self.drain()
+        if not self._cycle.disconnected:
             self._cycle.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
             self._complete()
 
@@ -208,12 +215,6 @@ class FrontResponder:
     def abort(self) -> None:
         self._on_gone = None
         self._cycle.transport.abort()
-
-    async def _may_write(self) -> bool:
-        cycle = self._cycle
-        if cycle.flow.write_paused and not cycle.disconnected:
-            await cycle.flow.drain()
-        return not cycle.disconnected
 
     def _head(self, status: int, headers: list[Header]) -> bytes:
         cycle = self._cycle

@@ -44,8 +44,9 @@ from gateway.metering import NOTHING, Ending, Metered, estimated, reported
 from gateway.metrics import Metrics
 from gateway.pricing import UnpricedUsage, cost_nano_usd, usd, worst_case_nano_usd
 from gateway.providers.base import Deadlines, Exchange, FailureKind, Provider, UpstreamFailure, UpstreamRequest
+from gateway.pump import Pump
 from gateway.responder import Header, Responder
-from gateway.streaming import EventTooLarge, SseRelay, text_bytes
+from gateway.streaming import SseRelay, text_bytes
 from gateway.usage import Usage, from_chat
 from policies import decide
 from policies import types as policy_types
@@ -61,8 +62,6 @@ _SSE: Sequence[Header] = (
 _ORPHAN_OUTPUT_TOKENS = 1_000
 _STALLED_S = 1.0
 """How much later than the exchange's own total deadline a call is ended whose client does not read."""
-_AFTER_DONE_S = 1.0
-"""How long the end of the body may take to follow `[DONE]`; some providers report usage there."""
 
 _FAILED_OUTCOMES: Mapping[FailureKind, Outcome] = {
     "unreachable": "upstream_unreachable",
@@ -366,11 +365,9 @@ class Pipeline:
         answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *_SSE]
         broken: UpstreamFailure | None = None
         try:
-            await self._pump(call, exchange, relay, responder, answer_headers)
+            await Pump(call, relay, responder, answer_headers, bytes_max=self._settings.stream_bytes_max).run(exchange)
         except UpstreamFailure as failure:
             broken = failure
-        except EventTooLarge:
-            broken = UpstreamFailure("invalid", "an event above the bound", is_sent=True, is_fully_sent=True)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
                 await self._end(call, admitted, self._stream_ending(call, relay, admitted, broken, responder))
@@ -388,35 +385,11 @@ class Pipeline:
         if ending.error is not None and not responder.is_started:
             return ending
         if not responder.is_started:
-            await responder.start(200, answer_headers)
+            responder.start(200, answer_headers)
         if ending.error is not None:
             rest = b"data: " + ending.error.body() + b"\n\n"
         await responder.end(rest + relay.held_back())
         return None
-
-    async def _pump(
-        self, call: Call, exchange: Exchange, relay: SseRelay, responder: Responder, headers: list[Header]
-    ) -> None:
-        """Upstream to client until the body ends. The client's pace is the upstream's: `write` waits."""
-        total = 0
-        after_done: asyncio.TimerHandle | None = None
-        try:
-            while data := await exchange.read():
-                total += len(data)
-                if total > self._settings.stream_bytes_max:
-                    raise UpstreamFailure("invalid", "a stream above the bound", is_sent=True, is_fully_sent=True)
-                ready = relay.feed(data)
-                if ready and not responder.is_gone:
-                    if call.first_byte_at is None:
-                        call.first_byte_at = time.monotonic()
-                        await responder.start(200, headers)
-                    await responder.write(ready)
-                if relay.is_done and after_done is None:
-                    loop = asyncio.get_running_loop()
-                    after_done = loop.call_later(_AFTER_DONE_S, call.interrupt, "after_done")
-        finally:
-            if after_done is not None:
-                after_done.cancel()
 
     def _watch_stream(self, call: Call, row: ProviderRow, responder: Responder) -> None:
         """A client that left: read on for the grace, in case the usage is about to come, then stop paying."""

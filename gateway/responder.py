@@ -20,19 +20,23 @@ class Responder(Protocol):
 
     @property
     def is_stalled(self) -> bool:
-        """The client does not read what was sent: `write` and `end` would wait for it."""
+        """The client does not read what was sent: before more is written, `drain` has to be awaited."""
         ...
 
     async def send(self, status: int, headers: list[Header], body: bytes) -> None:
         """A whole answer."""
         ...
 
-    async def start(self, status: int, headers: list[Header]) -> None:
+    def start(self, status: int, headers: list[Header]) -> None:
         """The head of an answer whose length is not known."""
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Waits while the client is slow to read."""
+    def write(self, data: bytes) -> None:
+        """A piece of it."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough, or has left."""
         ...
 
     async def end(self, data: bytes = b"") -> None: ...

@@ -162,42 +162,48 @@ class SseRelay:
             self._fold()
 
     def _fold(self) -> None:
+        """Count what was kept, and let it go."""
         if not self._kept:
             return
-        blocks = b"".join(self._kept)
+        payloads = _payloads(b"".join(self._kept))
         self._kept.clear()
         self._kept_bytes = 0
-        for payload in _payloads(blocks):
-            self._count(payload)
+        try:
+            # One parse for all costs half of one for each.
+            messages: list[Any] = orjson.loads(b"[%b]" % b",".join(payloads))
+        except orjson.JSONDecodeError:
+            messages = [self._parse_counted(payload) for payload in payloads]
+        for message in messages:
+            if type(message) is dict:
+                self._count(message)
 
-    def _count(self, payload: bytes) -> None:
+    def _parse_counted(self, payload: bytes) -> dict[str, Any] | None:
         message = _parse(payload)
-        if message is None:
-            if _USAGE_WORD not in payload:
-                # Not JSON, yet it was relayed: what a client may have read is never free.
-                self._delta_events += 1
-                self._text_bytes += len(payload)
-            return
-        if message.get("error"):
-            return
+        if message is None and _USAGE_WORD not in payload:
+            # Not JSON, yet it was relayed: what a client may have read is never free.
+            self._delta_events += 1
+            self._text_bytes += len(payload)
+        return message
+
+    def _count(self, message: dict[str, Any]) -> None:
         choices = message.get("choices")
-        if not isinstance(choices, list):
+        if type(choices) is not list or message.get("error"):
             return
         said = 0
         for choice in choices:
-            if isinstance(choice, dict):
-                self._note_choice(choice)
-                said += text_bytes(choice.get("delta"))
+            if type(choice) is not dict:
+                continue
+            index = choice.get("index", 0)
+            if type(index) is int:
+                self._choices_seen.add(index)
+                if choice.get("finish_reason"):
+                    self._choices_finished.add(index)
+            delta = choice.get("delta")
+            if delta:
+                said += text_bytes(delta)
         if said:
             self._delta_events += 1
             self._text_bytes += said
-
-    def _note_choice(self, choice: dict[str, Any]) -> None:
-        index = choice.get("index", 0)
-        if isinstance(index, int):
-            self._choices_seen.add(index)
-            if choice.get("finish_reason"):
-                self._choices_finished.add(index)
 
 
 def text_bytes(message: object) -> int:
@@ -262,10 +268,11 @@ def _events(block: bytes) -> list[bytes]:
 
 def _payloads(block: bytes) -> list[bytes]:
     """The non-empty payloads of a block's events."""
-    if b"\r" not in block:
-        plain = block.split(b"\n\n")
-        if all(event.startswith(b"data: ") and b"\n" not in event for event in plain if event):
-            return [event[6:] for event in plain if event]
+    if b"\r" not in block and block.startswith(b"data: ") and block.endswith(b"\n\n"):
+        plain = block[6:-2].split(b"\n\ndata: ")
+        # As many lines as events, and as many blank ones: then each event is one `data: ` line.
+        if block.count(b"\n") == 2 * len(plain):
+            return plain
     return [payload for event in _events(block) if (payload := _payload(event))]
 
 

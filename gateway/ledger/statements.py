@@ -5,6 +5,7 @@ SQLAlchemy writes the SQL, plain sqlite3 runs it: its own execution costs severa
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, Insert, Table, insert
@@ -16,7 +17,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 __all__ = ["ManyRows", "Statement", "compile_statement", "many_rows", "upsert_adding"]
 
 _DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
-_CHUNKS = (64, 16, 4, 1)
+_ROWS_MAX = 32
+"""Rows of one statement. Each number of rows is a statement of its own, and all of them stay compiled."""
 Row = dict[str, Any]
 _Converter = Callable[[Any], Any]
 
@@ -73,9 +75,9 @@ def _converters(compiled: SQLCompiler) -> tuple[tuple[int, _Converter], ...]:
 
 
 class ManyRows:
-    """An INSERT for rows of values in the order of `columns`, compiled once for 64, 16, 4 rows and one row.
+    """An INSERT for rows of values in the order of `columns`, compiled once for each number of rows up to 32.
 
-    One statement for 64 rows lets go of the interpreter's lock once; `executemany` would do so for each row, and wait for
+    One statement for 32 rows lets go of the interpreter's lock once; `executemany` would do so for each row, and wait for
     the event loop as often before it gets the lock back.
     """
 
@@ -85,18 +87,12 @@ class ManyRows:
         head, found, tail = sql.partition(f"VALUES {one_row}")
         if not found:
             raise ValueError(f"not an insert of one row: {sql}")
-        self._chunks = [(size, f"{head}VALUES {', '.join([one_row] * size)}{tail}") for size in _CHUNKS]
+        self._sql = [f"{head}VALUES {', '.join([one_row] * size)}{tail}" for size in range(1, _ROWS_MAX + 1)]
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        start, left = 0, len(rows)
-        for size, sql in self._chunks:
-            while left >= size:
-                if size == 1:
-                    connection.execute(sql, rows[start])
-                else:
-                    connection.execute(sql, [value for row in rows[start : start + size] for value in row])
-                start += size
-                left -= size
+        for start in range(0, len(rows), _ROWS_MAX):
+            chunk = rows[start : start + _ROWS_MAX]
+            connection.execute(self._sql[len(chunk) - 1], list(chain.from_iterable(chunk)))
 
 
 def many_rows(table: Table) -> ManyRows:

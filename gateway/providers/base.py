@@ -5,7 +5,7 @@ A provider opens an `Exchange`: it may connect at once, but writes no byte of th
 money and retries depend on it.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple, Protocol
 
 FailureKind = Literal[
@@ -63,6 +63,14 @@ class Exchange(Protocol):
 
     async def read(self) -> bytes:
         """The next bytes of the body as they came, `b""` at its end. Raises `UpstreamFailure`."""
+        ...
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand the body to `take`, piece by piece as it comes, without waking a task for each.
+
+        Returns true at the body's end, false when `take` returned false: nothing is handed over until the next `pour`.
+        `take` must not raise. Raises `UpstreamFailure`.
+        """
         ...
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ class Connection(asyncio.Protocol):
         "_on_lost",
         "_poll",
         "_progressed_at",
+        "_sink",
         "_total_at",
         "_transport",
         "_unsent",
@@ -48,6 +49,7 @@ class Connection(asyncio.Protocol):
         "answer",
         "idle_until",
         "is_lost",
+        "is_refused",
         "is_sent",
         "is_used",
     )
@@ -72,6 +74,9 @@ class Connection(asyncio.Protocol):
         self._is_write_paused = False
         self._is_read_paused = False
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        self.is_refused = False
+        """The sink wanted no more."""
         # As long as a call; set anew by `start`.
         self.is_sent = False
         self._is_written = False
@@ -121,17 +126,29 @@ class Connection(asyncio.Protocol):
         """Nothing to `take` yet, and neither end nor failure."""
         return not self.answer.pieces and self.answer.phase < ENDED
 
-    async def changed(self) -> None:
-        """Wait until the head, bytes of the body, the end or a failure has come. One waiter at a time."""
+    @property
+    def has_ended(self) -> bool:
+        """All of the body was taken. (A failure is raised by `take`.)"""
+        return self.answer.phase == ENDED and not self.answer.pieces
+
+    async def changed(self, sink: Callable[[bytes], bool] | None = None) -> None:
+        """Wait until the head, bytes of the body, the end or a failure has come. One waiter at a time.
+
+        With a `sink` bytes of the body wake nobody: they go to it as they come, until it returns false, which wakes and
+        sets `is_refused`.
+        """
         if self._waiter is not None:
             raise RuntimeError("two tasks read the same answer")
         waiter = self._waiter = self._loop.create_future()
+        self._sink = sink
+        self.is_refused = False
         try:
             await waiter
         finally:
             # Whoever woke us has cleared it, and by now it may be the next call's.
             if self._waiter is waiter:
                 self._waiter = None
+                self._sink = None
 
     def take(self) -> bytes:
         """All that has come of the body since, `b""` at its end. Raises the failure once what came before is taken."""
@@ -236,6 +253,9 @@ class Connection(asyncio.Protocol):
             return
         if phase == HEAD and answer.has_head and not self.is_fully_sent:
             self._answered_early()
+        if self._sink is not None and answer.pieces and not self._sink(answer.take()):
+            self.is_refused = True
+            self._wake()
         if answer.phase == ENDED:
             if not answer.is_clean:
                 self.abort()
@@ -282,5 +302,6 @@ class Connection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
+            self._sink = None
             if not waiter.done():
                 waiter.set_result(None)

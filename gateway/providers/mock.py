@@ -15,7 +15,7 @@ Everything else repeats what the user said last. A token is four bytes, rounded 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -131,6 +131,12 @@ class _Answer:
         except TimeoutError:
             kind: FailureKind = "total_timeout" if left <= self._deadlines.idle_s else "idle_timeout"
             raise UpstreamFailure(kind, "a mock that is too slow", is_sent=True, is_fully_sent=True) from None
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not take(data):
+                return False
+        return True
 
     def close(self) -> None:
         """The iterator is dropped with its exchange; it holds nothing."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gateway.providers.base import Deadlines, FailureKind, UpstreamFailure
@@ -57,6 +57,24 @@ class PooledExchange:
             if self._conn is None:
                 raise self._closed()
         return conn.take()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand the body to `take` as it comes, until it ends (true) or `take` returns false."""
+        conn = self._conn
+        if conn is None:
+            raise self._closed()
+        while True:
+            if data := conn.take():
+                if not take(data):
+                    return False
+            elif conn.has_ended:
+                return True
+            else:
+                await conn.changed(take)
+                if self._conn is None:
+                    raise self._closed()
+                if conn.is_refused:
+                    return False
 
     def close(self) -> None:
         """Give the connection back if the answer has ended, else close it. A `read` in progress fails."""
