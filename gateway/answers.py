@@ -29,6 +29,7 @@ _PASSED_HEADERS = (
 )
 _PASSED_ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 _SAFE_VALUE_CHARS_MAX = 256
+_WORD_CHARS_MAX = 64
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|xai|gsk|AIza)[-_][A-Za-z0-9_\-*]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|Bearer\s+\S+")
 _OPERATOR_STATUSES = frozenset({401, 402, 403})
 
@@ -139,8 +140,9 @@ def refused(refusal: Refused, now_unix: float) -> PolicyDenied:
 
 
 def upstream_failed(failure: UpstreamFailure) -> UpstreamError:
+    """What the caller is told. Once the request was sent it may have cost something: an SDK must not repeat it unasked."""
     status, code, message = _FAILURES[failure.kind]
-    return UpstreamError(message, status=status, code=code)
+    return UpstreamError(message, status=status, code=code, headers=DO_NOT_RETRY if failure.is_fully_sent else None)
 
 
 def upstream_invalid() -> UpstreamError:
@@ -182,9 +184,11 @@ def redact_bytes(data: bytes, provider_key: str) -> bytes:
 
 
 def _word(value: object, provider_key: str) -> str | None:
+    """A type, code or parameter: one short word, whatever the provider put there."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    return redact(str(value), provider_key)
+    text = redact(str(value), provider_key)
+    return text if len(text) <= _WORD_CHARS_MAX and text.isprintable() else None
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:

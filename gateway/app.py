@@ -25,7 +25,7 @@ from gateway.counters.rebuild import rebuild_counters
 from gateway.endpoints import EXCEPTION_HANDLERS, health, models
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
 from gateway.endpoints.chat_completions import ChatCompletions
-from gateway.endpoints.guard import CreatorOnly, RequestIds
+from gateway.endpoints.guard import CreatorOnly, RequestLog
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
 from gateway.metrics import Metrics
@@ -143,7 +143,7 @@ def build_app(services: Services) -> ASGIApp:
     pages.router.redirect_slashes = False
     pages.add_middleware(CreatorOnly)
     pages.add_middleware(AdminOnly)
-    pages.add_middleware(RequestIds)
+    pages.add_middleware(RequestLog)
     for name, value in services.state().items():
         setattr(pages.state, name, value)
     chat = ChatCompletions(services.pipeline, services.settings.body_bytes_max)
@@ -185,12 +185,18 @@ async def _watch(services: Services) -> None:
     turn = 0
     while True:
         await asyncio.sleep(_WATCH_EVERY_S)
-        services.calls.interrupt_overdue()
         turn += 1
-        if turn % sweep_every == 0:
-            await book_orphans(
-                services.database, older_than_s=services.settings.hold_timeout_s, is_alive=services.calls.__contains__
-            )
+        try:
+            services.calls.interrupt_overdue()
+            if turn % sweep_every == 0:
+                await book_orphans(
+                    services.database,
+                    older_than_s=services.settings.hold_timeout_s,
+                    is_alive=services.calls.__contains__,
+                )
+        except Exception:
+            # A store in trouble now must not mean that nobody watches later.
+            _log.exception("watch_failed")
 
 
 __all__ = ["DIALECTS", "Services", "build_app", "build_control_app", "open_services"]

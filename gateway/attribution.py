@@ -95,5 +95,8 @@ def _tags(header: bytes | None, value: object) -> str:
 def _metadata(metadata: Mapping[str, Any] | None) -> str:
     if not metadata:
         return ""
-    text = orjson.dumps(metadata)
+    try:
+        text = orjson.dumps(metadata)
+    except orjson.JSONEncodeError:
+        raise RequestError("`metadata` is nested too deeply.", code="invalid_value", param="metadata") from None
     return text.decode() if len(text) <= METADATA_BYTES_MAX else ""

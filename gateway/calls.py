@@ -26,8 +26,8 @@ class Call:
         "deadline_at",
         "endpoint",
         "first_byte_at",
+        "hold",
         "interrupted_by",
-        "is_dialled",
         "is_ended",
         "key_id",
         "request_id",
@@ -45,13 +45,24 @@ class Call:
         """On the monotonic clock: when even a client that will not read has had its time."""
         self.creator = ""
         self.key_id = ""
-        self.is_dialled = False
-        """The hold is durable: from here on the request counts as sent, unless the provider's failure says otherwise."""
+        self.hold: asyncio.Future[None] | None = None
+        """Done when the hold is durable."""
         self.is_ended = False
         """The hold has been ended, or its settle is on the way."""
         self.interrupted_by: InterruptReason | None = None
         self._task = asyncio.current_task()
         self._is_interruptible = False
+
+    @property
+    def is_dialled(self) -> bool:
+        """The hold is durable: from here on the request counts as sent, unless the provider's failure says otherwise."""
+        hold = self.hold
+        return hold is not None and hold.done() and not hold.cancelled() and hold.exception() is None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """The server gave the call up, without a reason of ours."""
+        return self._task is not None and self._task.cancelling() > 0
 
     def allow_interrupts(self) -> None:
         """From here on `interrupt` cancels what the call waits for."""
@@ -92,6 +103,7 @@ class Calls:
         self._idle = asyncio.Event()
         self._idle.set()
         self.is_draining = False
+        self.is_cut = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -105,11 +117,7 @@ class Calls:
     def enter(self, call: Call) -> None:
         """Raises `StoreError` while draining and above the bound."""
         if self.is_draining:
-            raise StoreError(
-                "The gateway is shutting down; try again in a moment.",
-                code="shutting_down",
-                headers={"retry-after": "1", "connection": "close"},
-            )
+            raise _shutting_down()
         if len(self._open) >= self._calls_max:
             raise StoreError(
                 "The gateway is at its limit of calls in flight; try again in a moment.",
@@ -118,6 +126,11 @@ class Calls:
             )
         self._open[call.request_id] = call
         self._idle.clear()
+
+    def refuse_if_cut(self) -> None:
+        """For a call about to be admitted: it was still being read when the grace ended. Raises `StoreError`."""
+        if self.is_cut:
+            raise _shutting_down()
 
     def leave(self, call: Call) -> None:
         self._open.pop(call.request_id, None)
@@ -135,11 +148,21 @@ class Calls:
         self.is_draining = True
 
     def interrupt_all(self) -> None:
+        """The grace is over: end what runs, and let nothing dial any more."""
+        self.is_cut = True
         for call in self:
             call.interrupt("drain")
 
     async def wait_idle(self) -> None:
         await self._idle.wait()
+
+
+def _shutting_down() -> StoreError:
+    return StoreError(
+        "The gateway is shutting down; try again in a moment.",
+        code="shutting_down",
+        headers={"retry-after": "1", "connection": "close"},
+    )
 
 
 def new_request_id() -> str:

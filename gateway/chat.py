@@ -33,6 +33,10 @@ _PART_TOKENS = {
     "video_url": 300_000,
 }
 _TOKENS_MAX = 2**63 - 1
+_LARGE_BODY_BYTES = 2**20
+_VALUES_MAX = 1_000_000
+"""Objects, arrays and commas in a large body; the longest prompts of today have a tenth of it."""
+_TEXT_PART = frozenset({"type", "text"})
 _MESSAGE_TOKENS = 8
 """Framing of one message: role and separators."""
 
@@ -56,10 +60,16 @@ _KNOWN = frozenset(
     web_search_options safety_identifier prompt_cache_key prompt_cache_retention
     """.split()
 )
-_RARE = frozenset(
+_PLAIN = frozenset(
     """
-    tools functions response_format stream_options n best_of modalities audio web_search_options service_tier
+    model messages stream max_tokens max_completion_tokens temperature top_p stop seed user metadata store
+    frequency_penalty presence_penalty logit_bias logprobs top_logprobs reasoning_effort verbosity
+    parallel_tool_calls safety_identifier prompt_cache_key prompt_cache_retention
     """.split()
+)
+"""Fields that are neither input nor looked at beyond the first ones."""
+_NO_INPUT = _PLAIN | frozenset(
+    "stream_options n best_of modalities audio web_search_options service_tier tool_choice".split()
 )
 _FREE_TOOLS = frozenset({"function", "custom"})
 _FREE_SERVICE_TIERS = frozenset({"auto", "default", "flex"})
@@ -71,15 +81,17 @@ class ChatRequest:
 
     body: dict[str, Any]
     model: str
-    text_bytes: int
-    """UTF-8 bytes of messages, tools and schemas; base64 parts are not text."""
-    part_tokens: int
-    """The dearest case of every part that is no text."""
     message_count: int
+    text_bytes: int = 0
+    """UTF-8 bytes of messages, tools and schemas; base64 parts are not text."""
+    part_tokens: int = 0
+    """The dearest case of every part that is no text."""
     is_streaming: bool = False
     wants_usage: bool = False
     max_tokens: int | None = None
     """The caller's explicit bound; None when there was none."""
+    answers: int = 1
+    """`n`: how many choices the answer has."""
     choices: int = 1
     """How many answers the provider works on: `n`, or `best_of` where a server of this dialect knows it."""
     has_audio_input: bool = False
@@ -124,6 +136,9 @@ class ChatRequest:
 
 def read_chat_request(raw: bytes) -> ChatRequest:
     """Parse and check a body. Raises `RequestError` saying what to change."""
+    if len(raw) > _LARGE_BODY_BYTES and sum(map(raw.count, b"{[,")) > _VALUES_MAX:
+        # A few bytes of JSON can become a hundred of memory, and the event loop would stand still meanwhile.
+        raise RequestError("The body holds too many values.", status=413, code="request_too_large")
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
@@ -140,11 +155,11 @@ def read_chat_request(raw: bytes) -> ChatRequest:
     if not isinstance(messages, list) or not messages:
         raise _wrong("messages", "is required and must be a non-empty array", code="missing_required_parameter")
     try:
-        text, parts = _measure(messages)
-        request = ChatRequest(body, model, text, parts, len(messages))
-        # Most requests have none of these; one look at the keys tells.
-        if parts or not _RARE.isdisjoint(body):
-            _read_rare_fields(request, raw)
+        request = ChatRequest(body, model, len(messages))
+        _measure(request, messages)
+        # Most requests have nothing else; one look at the keys tells.
+        if not _PLAIN.issuperset(body):
+            _read_other_fields(request)
     except orjson.JSONEncodeError:
         raise _too_deep() from None
     request.is_streaming = _boolean(body, "stream")
@@ -152,16 +167,16 @@ def read_chat_request(raw: bytes) -> ChatRequest:
     return request
 
 
-def _read_rare_fields(request: ChatRequest, raw: bytes) -> None:
+def _read_other_fields(request: ChatRequest) -> None:
     body = request.body
     _refuse_unpriced_features(body)
-    for key in ("tools", "functions", "response_format"):
-        if (value := body.get(key)) is not None:
-            request.text_bytes += len(orjson.dumps(value))
     request.wants_usage = _boolean(_object(body, "stream_options"), "include_usage", "stream_options.include_usage")
-    request.choices = max(_integer(body, name, 1, CHOICES_MAX) or 1 for name in ("n", "best_of"))
-    request.has_audio_input = request.part_tokens > 0 and b'"input_audio"' in raw
+    request.answers = _integer(body, "n", 1, CHOICES_MAX) or 1
+    request.choices = max(request.answers, _integer(body, "best_of", 1, CHOICES_MAX) or 1)
     request.wants_audio_output = body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None
+    # Tools, schemas, and whatever a provider may take for input that we do not know.
+    for field in body.keys() - _NO_INPUT:
+        request.text_bytes += len(orjson.dumps(body[field]))
 
 
 def _refuse_steering(body: Mapping[str, Any]) -> None:
@@ -184,7 +199,7 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
         if not isinstance(tools, list):
             raise _wrong("tools", "must be an array")
         for tool in tools:
-            if not isinstance(tool, dict) or tool.get("type") not in _FREE_TOOLS:
+            if not isinstance(tool, dict) or not isinstance(tool.get("type"), str) or tool["type"] not in _FREE_TOOLS:
                 raise _unpriced("tools[].type")
     if body.get("web_search_options") is not None:
         raise _unpriced("web_search_options")
@@ -193,9 +208,9 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
         raise _unpriced("service_tier")
 
 
-def _measure(messages: list[Any]) -> tuple[int, int]:
+def _measure(request: ChatRequest, messages: list[Any]) -> None:
     """UTF-8 bytes of all text in messages, and the dearest case of every part that is none."""
-    text = parts = 0
+    text = 0
     for message in messages:
         if not isinstance(message, dict):
             raise _wrong("messages", "must hold objects")
@@ -205,23 +220,23 @@ def _measure(messages: list[Any]) -> tuple[int, int]:
                     text += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
             elif type(value) is list and key == "content":
                 for part in value:
-                    bytes_, tokens = _measure_part(part)
-                    text += bytes_
-                    parts += tokens
+                    _measure_part(request, part)
             elif value is not None:
                 text += len(orjson.dumps(value))
-    return text, parts
+    request.text_bytes += text
 
 
-def _measure_part(part: object) -> tuple[int, int]:
+def _measure_part(request: ChatRequest, part: object) -> None:
     if not isinstance(part, dict):
         raise _wrong("messages[].content", "must hold objects with a `type`")
     kind = part.get("type")
     if isinstance(kind, str) and kind in _PART_TOKENS:
-        return 0, _PART_TOKENS[kind]
-    if isinstance(words := part.get("text"), str):
-        return utf8_bytes(words), 0
-    return len(orjson.dumps(part)), 0
+        request.part_tokens += _PART_TOKENS[kind]
+        request.has_audio_input |= kind == "input_audio"
+    elif part.keys() == _TEXT_PART and isinstance(part["text"], str):
+        request.text_bytes += utf8_bytes(part["text"])
+    else:
+        request.text_bytes += len(orjson.dumps(part))
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     drain_grace_s: float = Field(30.0, ge=0, description="After SIGTERM: how long open calls may go on.")
     header_timeout_s: float = Field(10.0, gt=0, description="A client's silence before and inside request headers.")
     body_timeout_s: float = Field(30.0, gt=0, description="A client's whole request body, from the end of its headers.")
+    stall_timeout_s: float = Field(
+        120.0, gt=0, description="How long a client may leave what was sent to it unread before it is cut off."
+    )
     keep_alive_s: float = Field(75.0, gt=0, description="How long an idle client connection is kept.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")

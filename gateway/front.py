@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.calls import new_request_id
 from gateway.errors import error_body
+from gateway.logs import log_request
 from gateway.responder import Header
 
 HEAD_BYTES_MAX = 65_536
@@ -29,14 +30,19 @@ class _RefusedHead(Exception):
 
 
 class FrontProtocol(HttpToolsProtocol):
-    """`header_timeout_s` and `body_timeout_s` are set on a subclass made by `front_protocol`."""
+    """Its deadlines are set on a subclass made by `front_protocol`. `stall_timeout_s` is how long a client may leave what
+    was sent unread; it also ends what `transport.close` would wait for ever to flush."""
 
     header_timeout_s: float
     body_timeout_s: float
+    stall_timeout_s: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
+        """Whose answer is being written. With pipelined requests waiting it is not `self.cycle`, which is the last one."""
         self._phase: str | None = "headers"
         self._timed_phase: str | None = None
         self._head_bytes = 0
@@ -48,11 +54,24 @@ class FrontProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._end_stall()
         super().connection_lost(exc)
-        if self.cycle is not None and self.cycle.disconnected:
-            responder: FrontResponder | None = getattr(self.cycle, "responder", None)
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+            responder: FrontResponder | None = getattr(running, "responder", None)
             if responder is not None:
                 responder.left()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._phase != "body":
@@ -61,7 +80,9 @@ class FrontProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self._disarm()
         elif self._phase is None:
-            if self._timed_phase is not None:
+            if self.cycle is None or self.cycle.response_complete:
+                self._arm("headers")  # stray line ends, which uvicorn took for a request and stopped its timer for
+            elif self._timed_phase is not None:
                 self._disarm()
         elif self._phase == "headers" and self._head_bytes > HEAD_BYTES_MAX:
             self._refuse(431, "headers_too_large", "The request's headers are too large.")
@@ -84,17 +105,23 @@ class FrontProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
         cycle.scope[CYCLE] = cycle  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """The refusal as JSON; uvicorn calls this for whatever the parser could not accept."""
         self._disarm()
-        if self.cycle is not None and not self.cycle.response_complete:
-            # Another answer is on its way on this connection: nothing may be written into the middle of it.
-            self.transport.abort()
-            return
+        running = self._running
+        if running is not None and not running.response_complete:
+            if running is not self.cycle or running.response_started:
+                # Another answer is on its way on this connection: nothing may be written into the middle of it.
+                self.transport.abort()
+                return
+            running.disconnected = True
+            running.message_event.set()
         status, code, message = self._refusal
+        log_request("request_rejected", {"status": status, "code": code})
         body = error_body(message, "invalid_request_error", code)
         head = (
             b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\nconnection: close\r\n\r\n"
@@ -134,6 +161,11 @@ class FrontProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     def _too_slow(self) -> None:
         self._deadline = None
         if self._timed_phase == "body" or self._head_bytes:
@@ -143,9 +175,13 @@ class FrontProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def front_protocol(*, header_timeout_s: float, body_timeout_s: float) -> type[FrontProtocol]:
+def front_protocol(*, header_timeout_s: float, body_timeout_s: float, stall_timeout_s: float) -> type[FrontProtocol]:
     """The protocol class for uvicorn's `http` option, with these deadlines in seconds."""
-    bounds = {"header_timeout_s": header_timeout_s, "body_timeout_s": body_timeout_s}
+    bounds = {
+        "header_timeout_s": header_timeout_s,
+        "body_timeout_s": body_timeout_s,
+        "stall_timeout_s": stall_timeout_s,
+    }
     return type("BoundedFrontProtocol", (FrontProtocol,), bounds)
 
 

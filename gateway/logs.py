@@ -104,9 +104,10 @@ class _Lines:
             try:
                 self._out.write(b"\n".join(lines) + b"\n")
                 self._out.flush()
-            except (BrokenPipeError, ValueError):
-                # Whoever read our lines is gone; the calls of paying creators go on.
-                self._out = sys.stderr.buffer
+            except (OSError, ValueError):
+                # The reader is gone, slow or out of disk. These lines are lost; the calls of paying creators go on, and
+                # so does the ledger's thread, which may be telling us why.
+                return
 
 
 class _ToStructlog(logging.Handler):

@@ -83,6 +83,8 @@ class Admitted:
     row: ProviderRow
     hold: Hold
     states: Sequence[LimitState]
+    body: bytes
+    """What the provider is sent; let go of once it is."""
     upstream_request_id: str = ""
     status: int = 0
 
@@ -152,8 +154,8 @@ class Pipeline:
         call.creator, call.key_id = account.creator, account.key_id
         request = read_chat_request(await read_body())
         model = self._resolve(request.model)
-        admitted, body = await self._admit(call, account, dict(headers), request, model)
-        ending = await self._forward(call, admitted, body, responder)
+        admitted = await self._admit(call, account, dict(headers), request, model)
+        ending = await self._forward(call, admitted, responder)
         if ending is not None and ending.error is not None:
             raise ending.error
 
@@ -180,8 +182,9 @@ class Pipeline:
         headers: Mapping[bytes, bytes],
         request: ChatRequest,
         model: Model,
-    ) -> tuple[Admitted, bytes]:
+    ) -> Admitted:
         """Take every limit the call must fit into, or raise `PolicyDenied` with nothing taken."""
+        self._calls.refuse_if_cut()
         row = self._catalog.providers[model.provider]
         labels = read_labels(headers, request.body)
         body = request.upstream_body(model, row.stream_usage)
@@ -202,7 +205,8 @@ class Pipeline:
             error = refused(taken, now.timestamp())
             error.headers.update((name.decode(), value.decode()) for name, value in limit_headers([taken.state]))
             raise error
-        return Admitted(request, model, self._providers[model.provider], row, hold, taken.states), body
+        request.body = {}  # it is in `body` now, and need not be kept twice
+        return Admitted(request, model, self._providers[model.provider], row, hold, taken.states, body)
 
     def _estimate(
         self,
@@ -250,25 +254,25 @@ class Pipeline:
 
     # Step 6
 
-    async def _forward(self, call: Call, admitted: Admitted, body: bytes, responder: Responder) -> Ending | None:
+    async def _forward(self, call: Call, admitted: Admitted, responder: Responder) -> Ending | None:
         """Dial, relay and settle. Whatever happens, the hold ends exactly once.
 
         Returns how the call ended when the client is still owed an error, None when it has had its answer.
         """
-        upstream = UpstreamRequest(
-            "/chat/completions", body, admitted.request.is_streaming, self._deadlines, call.request_id
-        )
         call.deadline_at = time.monotonic() + self._deadlines.total_s + _STALLED_S
         exchange: Exchange | None = None
         try:
+            # From here on the hold is on its way to the ledger, and a settle must follow it.
+            call.hold = self._ledger.begin_hold(admitted.hold)
             call.allow_interrupts()
             if admitted.request.is_streaming:
                 self._watch_stream(call, admitted.row, responder)
-            exchange = await admitted.provider.open(upstream, self._record_hold(call, admitted.hold))
+            exchange = await admitted.provider.open(self._upstream_request(call, admitted), call.hold)
+            admitted.body = b""  # a stream may last for minutes
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
             if exchange.status >= 300:
                 return await self._relay_refusal(call, admitted, exchange, responder)
-            if exchange.headers.get("content-type", "").startswith("text/event-stream"):
+            if exchange.headers.get("content-type", "").lower().startswith("text/event-stream"):
                 return await self._relay_stream(call, admitted, exchange, responder)
             return await self._relay_whole(call, admitted, exchange, responder)
         except StoreError:
@@ -278,8 +282,13 @@ class Pipeline:
             raise
         except UpstreamFailure as failure:
             ending = _failed(admitted, failure)
+            _log_failure(call, admitted, failure)
         except asyncio.CancelledError:
+            if call.is_ended:
+                raise
             ending = _interrupted(call, admitted)
+            if call.hold is not None:
+                call.hold.add_done_callback(_look_at)  # nobody waits for it any more
             if not call.absorb_interrupt():
                 await self._end(call, admitted, ending)
                 raise
@@ -295,9 +304,10 @@ class Pipeline:
         await self._end(call, admitted, ending)
         return ending
 
-    async def _record_hold(self, call: Call, hold: Hold) -> None:
-        await self._ledger.hold(hold)
-        call.is_dialled = True
+    def _upstream_request(self, call: Call, admitted: Admitted) -> UpstreamRequest:
+        return UpstreamRequest(
+            "/chat/completions", admitted.body, admitted.request.is_streaming, self._deadlines, call.request_id
+        )
 
     # Step 7: three shapes of an answer
 
@@ -309,6 +319,11 @@ class Pipeline:
             body = await self._read_whole(exchange, ERROR_BYTES_MAX)
         except UpstreamFailure:
             body = b""  # its status says enough
+        except asyncio.CancelledError:
+            if not call.absorb_interrupt():
+                await self._end(call, admitted, Ending(NOTHING, "upstream_refused"))
+                raise
+            body = b""
         key = self._provider_keys.get(admitted.row.name, "")
         error, answer = provider_refusal(exchange.status, exchange.headers, body, key)
         call.forbid_interrupts()
@@ -332,11 +347,7 @@ class Pipeline:
             ending = Ending(_input_only(admitted), "upstream_invalid", upstream_invalid())
             await self._end(call, admitted, ending)
             return ending
-        usage = parsed.get("usage")
-        metered = _judge(admitted, usage) if usage is not None else None
-        if metered is None:
-            output = -(-sum(text_bytes(choice.get("message")) for choice in _choices(parsed)) // 4)
-            metered = _estimate_of(admitted, output, was_reported=usage is not None)
+        metered = _meter(admitted, parsed.get("usage"), lambda: _output_estimate(parsed))
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         if parsed.get("choices") is None:
             ending = Ending(metered, "upstream_invalid", upstream_invalid())
@@ -361,6 +372,8 @@ class Pipeline:
             strip_usage=admitted.row.stream_usage == "inject" and not request.wants_usage,
             event_bytes_max=self._settings.stream_event_bytes_max,
             redact=lambda event: redact_bytes(event, key),
+            secret=key.encode("latin-1"),
+            choices=request.answers,
         )
         answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *_SSE]
         broken: UpstreamFailure | None = None
@@ -368,17 +381,23 @@ class Pipeline:
             await Pump(call, relay, responder, answer_headers, bytes_max=self._settings.stream_bytes_max).run(exchange)
         except UpstreamFailure as failure:
             broken = failure
+            _log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
                 await self._end(call, admitted, self._stream_ending(call, relay, admitted, broken, responder))
                 raise
+        except Exception:
+            # What was relayed is owed, whatever broke.
+            ending = self._stream_ending(call, relay, admitted, broken, responder)
+            await self._end(call, admitted, ending._replace(outcome="internal_error", error=_internal_error()))
+            raise
         call.forbid_interrupts()
         exchange.close()
         rest = relay.finish()
         ending = self._stream_ending(call, relay, admitted, broken, responder)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
         await self._end(call, admitted, ending)
-        if responder.is_stalled and call.interrupted_by is not None:
+        if responder.is_stalled and call.interrupted_by in ("total_timeout", "drain"):
             # It was interrupted because it does not read, and will not read our last words either.
             responder.abort()
             return None
@@ -409,18 +428,14 @@ class Pipeline:
         responder: Responder,
     ) -> Ending:
         is_complete = relay.is_complete
-        metered = _judge(admitted, relay.usage) if relay.usage is not None else None
-        if metered is None:
-            metered = _estimate_of(admitted, relay.output_tokens_estimate(), was_reported=relay.usage is not None)
-        elif not is_complete:
-            metered = metered._replace(source="provider_partial")
+        metered = _meter(admitted, relay.usage, relay.output_tokens_estimate, is_partial=not is_complete)
         if responder.is_gone:
             return Ending(metered, "client_gone")
         if is_complete:
             return Ending(metered, "ok")
         if relay.has_error_event:
             return Ending(metered, "upstream_error")
-        if call.interrupted_by == "drain":
+        if call.interrupted_by == "drain" or (call.interrupted_by is None and broken is None and call.is_cancelled):
             return Ending(metered, "aborted", _draining())
         if call.interrupted_by == "total_timeout":
             broken = UpstreamFailure("total_timeout", "the client read too slowly", is_sent=True, is_fully_sent=True)
@@ -525,17 +540,40 @@ class Pipeline:
         await responder.send(error.status, headers, error.body())
 
 
-def _judge(admitted: Admitted, usage: object) -> Metered | None:
-    """The provider's report, or None if it cannot be true."""
+def _meter(
+    admitted: Admitted, usage: object, estimate_output: Callable[[], int], *, is_partial: bool = False
+) -> Metered:
+    """By the provider's report where there is one that can be true, else by the written rule.
+
+    A report from the middle of a broken stream may be older than what followed it, so the words that were relayed count
+    if they are more.
+    """
+    believed = None if usage is None else _believe(admitted, usage)
+    if believed is not None and is_partial:
+        missing = estimate_output() - believed.output_tokens
+        if missing > 0:
+            believed = believed._replace(text_output=believed.text_output + missing)
+        return reported(believed, admitted.model.price, "provider_partial")
+    if believed is not None and (any(believed) or not estimate_output()):
+        return reported(believed, admitted.model.price)
+    # No report, one that cannot be true, or one of nothing at all for an answer that says something.
+    return _estimate_of(admitted, estimate_output(), was_reported=usage is not None)
+
+
+def _believe(admitted: Admitted, usage: object) -> Usage | None:
+    """The provider's report in buckets, or None if it cannot be true."""
     model = admitted.model
-    believed = from_chat(
+    return from_chat(
         usage,
         context_tokens_max=model.context_tokens_max or CONTEXT_TOKENS_DEFAULT,
         output_tokens_max=model.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
         choices=admitted.request.choices,
         unlisted_is_reasoning=admitted.row.unlisted_is_reasoning,
     )
-    return None if believed is None else reported(believed, model.price)
+
+
+def _output_estimate(parsed: Mapping[str, object]) -> int:
+    return -(-sum(text_bytes(choice.get("message")) for choice in _choices(parsed)) // 4)
 
 
 def _estimate_of(admitted: Admitted, output_tokens: int, *, was_reported: bool) -> Metered:
@@ -591,6 +629,25 @@ def _internal_error() -> GatewayError:
 def _draining() -> StoreError:
     return StoreError(
         "The gateway shut down before the answer was complete.", code="shutting_down", headers=DO_NOT_RETRY
+    )
+
+
+def _look_at(hold: "asyncio.Future[None]") -> None:
+    """An error that is not looked at would be logged as forgotten."""
+    if not hold.cancelled():
+        hold.exception()
+
+
+def _log_failure(call: Call, admitted: Admitted, failure: UpstreamFailure) -> None:
+    """What the operator needs and the caller is not told: whether it was DNS, TLS, a reset or a bound."""
+    _log.warning(
+        "upstream_failed",
+        request_id=call.request_id,
+        provider=admitted.row.name,
+        kind=failure.kind,
+        detail=failure.detail,
+        is_sent=failure.is_sent,
+        is_fully_sent=failure.is_fully_sent,
     )
 
 

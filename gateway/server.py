@@ -114,7 +114,11 @@ def _on_signals(drain: _Drain) -> None:
 def _front_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=front_protocol(header_timeout_s=settings.header_timeout_s, body_timeout_s=settings.body_timeout_s),
+        http=front_protocol(
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        ),
         loop="none",
         ws="none",
         lifespan="off",

@@ -20,6 +20,8 @@ from typing import Any
 import orjson
 
 _FOLD_BYTES = 16_384
+_CHOICES_MAX = 1_024
+"""Indexes a hostile upstream may make us remember."""
 _USAGE_WORD = b'"completion_tokens"'
 _ERROR_WORD = b'"error"'
 _DONE_WORD = b"[DONE]"
@@ -35,6 +37,7 @@ class EventTooLarge(Exception):
 
 class SseRelay:
     __slots__ = (
+        "_choices",
         "_choices_finished",
         "_choices_seen",
         "_delta_events",
@@ -44,6 +47,7 @@ class SseRelay:
         "_kept",
         "_kept_bytes",
         "_redact",
+        "_secret",
         "_strip_usage",
         "_tail",
         "_text_bytes",
@@ -51,9 +55,19 @@ class SseRelay:
         "usage",
     )
 
-    def __init__(self, *, strip_usage: bool, event_bytes_max: int, redact: Callable[[bytes], bytes]) -> None:
-        """`redact` is applied to error events, the only ones that may quote a secret."""
+    def __init__(
+        self,
+        *,
+        strip_usage: bool,
+        event_bytes_max: int,
+        redact: Callable[[bytes], bytes],
+        secret: bytes = b"",
+        choices: int = 1,
+    ) -> None:
+        """`redact` is applied to error events and to whatever quotes `secret`; `choices` is how many the caller wants."""
         self._redact = redact
+        self._secret = secret
+        self._choices = choices
         self._strip_usage = strip_usage
         self._event_bytes_max = event_bytes_max
         self._tail = bytearray()
@@ -108,7 +122,7 @@ class SseRelay:
         if self._is_done:
             return True
         self._fold()
-        return bool(self._choices_seen) and self._choices_seen == self._choices_finished
+        return len(self._choices_seen) >= self._choices and self._choices_seen == self._choices_finished
 
     def held_back(self) -> bytes:
         """The terminal event and what followed it, to be sent once the call is settled."""
@@ -120,7 +134,13 @@ class SseRelay:
         return max(self._delta_events, -(-self._text_bytes // 4))
 
     def _take(self, block: bytes) -> bytes:
-        if self._is_done or _USAGE_WORD in block or _DONE_WORD in block or _ERROR_WORD in block:
+        if (
+            self._is_done
+            or _USAGE_WORD in block
+            or _DONE_WORD in block
+            or _ERROR_WORD in block
+            or (self._secret and self._secret in block)
+        ):
             return b"".join([self._relayed(event) for event in _events(block)])
         self._keep(block)
         return block
@@ -128,6 +148,8 @@ class SseRelay:
     def _relayed(self, event: bytes) -> bytes:
         """The event, or nothing where it is ours alone or held back."""
         payload = _payload(event)
+        if self._secret and self._secret in event:
+            event = self._redact(event)
         if payload.startswith(_DONE_WORD):
             self._is_done = True
         elif message := _parse(payload):
@@ -172,18 +194,17 @@ class SseRelay:
             # One parse for all costs half of one for each.
             messages: list[Any] = orjson.loads(b"[%b]" % b",".join(payloads))
         except orjson.JSONDecodeError:
-            messages = [self._parse_counted(payload) for payload in payloads]
-        for message in messages:
-            if type(message) is dict:
+            messages = []
+        if len(messages) != len(payloads) or not all(type(message) is dict for message in messages):
+            # Something in there is not what it should be: each is judged by itself.
+            messages = [_parse(payload) for payload in payloads]
+        for payload, message in zip(payloads, messages, strict=True):
+            if message is not None:
                 self._count(message)
-
-    def _parse_counted(self, payload: bytes) -> dict[str, Any] | None:
-        message = _parse(payload)
-        if message is None and _USAGE_WORD not in payload:
-            # Not JSON, yet it was relayed: what a client may have read is never free.
-            self._delta_events += 1
-            self._text_bytes += len(payload)
-        return message
+            elif _USAGE_WORD not in payload:
+                # Not JSON, yet it was relayed: what a client may have read is never free.
+                self._delta_events += 1
+                self._text_bytes += len(payload)
 
     def _count(self, message: dict[str, Any]) -> None:
         choices = message.get("choices")
@@ -194,7 +215,7 @@ class SseRelay:
             if type(choice) is not dict:
                 continue
             index = choice.get("index", 0)
-            if type(index) is int:
+            if type(index) is int and 0 <= index < _CHOICES_MAX:
                 self._choices_seen.add(index)
                 if choice.get("finish_reason"):
                     self._choices_finished.add(index)

@@ -4,11 +4,14 @@ Everything below /v1 needs a virtual key and everything below /admin an admin ke
 listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there.
 """
 
+import time
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.calls import new_request_id
 from gateway.endpoints import error_response
 from gateway.errors import GatewayError, NotFound
+from gateway.logs import log_request
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 
@@ -35,18 +38,38 @@ class CreatorOnly:
         await self._app(scope, receive, send)
 
 
-class RequestIds:
-    """`x-request-id` on every answer that has none of its own."""
+class RequestLog:
+    """`x-request-id` on every answer that has none of its own, and one line in the log for it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.monotonic()
+        request_id = new_request_id()
+        status = 0
+
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                headers = message.setdefault("headers", [])
-                if not any(name == b"x-request-id" for name, _ in headers):
-                    headers.append((b"x-request-id", new_request_id().encode()))
+                status = message["status"]
+                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            account = scope.get("state", {}).get("account")
+            log_request(
+                "request_finished",
+                {
+                    "request_id": request_id,
+                    "creator": account.creator if account is not None else "",
+                    "key_id": account.key_id if account is not None else "",
+                    "method": scope["method"],
+                    # The route, not the path: a stranger's path may hold anything.
+                    "route": getattr(scope.get("route"), "path", ""),
+                    "status": status,
+                    "latency_ms": int((time.monotonic() - started_at) * 1000),
+                },
+            )

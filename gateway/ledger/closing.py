@@ -15,15 +15,18 @@ from gateway.ledger.transactions import Transactions
 
 __all__ = ["bounds_of", "close_month"]
 
+_LATE_HOLDS_MS = 60_000
+"""How long after the month's last instant the hold of a call admitted in it may still be on its way to the ledger."""
+
 
 async def close_month(database: Database, month: str) -> tuple[int, bool]:
     """Writes the charge of each creator with usage in `YYYY-MM`. Returns how many there are, and whether they are new.
 
     A closed month stays as it is: closing it again changes nothing. Raises `RequestError` for what is no month, for one
-    that is not over, and while a call admitted in it is still open.
+    that is not over for a minute, and while a call admitted in it is still open.
     """
     start_ms, end_ms = bounds_of(month)
-    if now_ms() < end_ms:
+    if now_ms() < end_ms + _LATE_HOLDS_MS:
         raise RequestError(f"{month} is not over yet.", status=409, code="month_not_over", param="month")
     return await database.run(lambda transactions: _close(transactions, month, start_ms, end_ms))
 

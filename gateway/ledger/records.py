@@ -4,6 +4,7 @@ Money is integer nano-dollars (1e-9 USD); instants are aware UTC. `cost` is what
 `charge` what the creator owes; they differ when somebody else pays.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
@@ -106,8 +107,12 @@ class Entry(NamedTuple):
 class Ledger(Protocol):
     """What the pipeline needs of the writer. Both raise `StoreError` when it did not become durable."""
 
-    async def hold(self, hold: Hold) -> None:
-        """Returns when the hold survives kill -9."""
+    def begin_hold(self, hold: Hold) -> "asyncio.Future[None]":
+        """Hands the hold to the writer at once; the future is done when it survives kill -9.
+
+        Raises `StoreError`, now or through the future: then the hold is not and will not be in the ledger. A settle may
+        follow before the future is done: they are written in this order. Cancelling the future does not take it back.
+        """
         ...
 
     async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:

@@ -95,13 +95,20 @@ class Writer:
 
     # What callers ask for
 
-    async def hold(self, hold: Hold) -> None:
-        """Returns when the hold survives kill -9. Raises `StoreError`: it is not and will not be in the ledger."""
+    def begin_hold(self, hold: Hold) -> "asyncio.Future[None]":
+        """Queues the hold; the future is done when it survives kill -9.
+
+        Raises `StoreError`, now or through the future: then the hold is not and will not be in the ledger.
+        """
         if not self.is_ready or len(self._queue) >= self._queue_max:
             raise self._refusal()
-        work = HoldWork(hold, self._loop.create_future(), self._loop.time())
-        self._submit(work)
-        await work.on_done
+        on_done: asyncio.Future[None] = self._loop.create_future()
+        self._submit(HoldWork(hold, on_done, self._loop.time()))
+        return on_done
+
+    async def hold(self, hold: Hold) -> None:
+        """Returns when the hold survives kill -9. Raises `StoreError` as `begin_hold` does."""
+        await self.begin_hold(hold)
 
     async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:
         """Ends the hold and posts `entries` in one transaction; returns when that survives a power cut.
@@ -259,8 +266,8 @@ class Writer:
         ]
         if late:
             self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
-            _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))
             self._fail_waiters(late)
+            _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))
 
     def _fail_waiters(self, works: Sequence[Work]) -> None:
         for work in works:
