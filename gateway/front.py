@@ -269,6 +269,8 @@ class FrontResponder:
     def _complete(self) -> None:
         cycle = self._cycle
         self._on_gone = None
+        # They hold each other, and only the garbage collector would find out that nobody else does.
+        cycle.responder = None  # type: ignore[attr-defined]
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

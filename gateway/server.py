@@ -32,7 +32,7 @@ from gateway.logs import configure_logging
 _log = structlog.get_logger()
 
 _BACKLOG = 4096
-_GC_THRESHOLD = 20_000
+_GC_THRESHOLD = 50_000
 _SWITCH_INTERVAL_S = 0.0005
 _LAST_WORDS_S = 10
 """After the grace: how long interrupted calls may take to settle and say so before their tasks are cancelled."""

@@ -7,7 +7,7 @@
    is found (0.2 µs a block instead of 1 µs an event);
 3. the usage event that only we asked for (`choices` empty, `usage` an object) is dropped; nothing else is changed;
 4. from `[DONE]` on everything is held back, until the call is settled;
-5. what was relayed is kept up to 16 KB and then folded (parsed, counted, dropped), so that a stream that breaks can be
+5. what was relayed is kept up to 8 KB and then folded (parsed, counted, dropped), so that a stream that breaks can be
    charged by the written rule: max(non-empty delta events, ceil(UTF-8 bytes of what it said / 4)) output tokens.
 
 Sizes are bytes. Any split of the same bytes gives the same output and the same usage.
@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-_FOLD_BYTES = 16_384
+_FOLD_BYTES = 8_192
 _CHOICES_MAX = 1_024
 """Indexes a hostile upstream may make us remember."""
 _USAGE_WORD = b'"completion_tokens"'

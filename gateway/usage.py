@@ -76,6 +76,8 @@ def from_chat(
 
 def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:
     prompt, completion, total = _totals(usage)
+    if _has_no_parts(usage) and total in (None, prompt + completion):
+        return Usage(prompt, text_output=completion)
 
     parts = _details(usage, "prompt_tokens_details")
     # Names differ by provider, and some send two: whichever says more than nothing counts.
@@ -116,6 +118,22 @@ def _totals(usage: dict[str, Any]) -> tuple[int, int, int | None]:
     return prompt, completion, total
 
 
+def _has_no_parts(usage: dict[str, Any]) -> bool:
+    """The common report: totals, and details that are all zeros. It needs no telling apart."""
+    for name, value in usage.items():
+        if name in _DETAILS:
+            if type(value) is not dict:
+                return False
+            for part in value.values():
+                if type(part) is not int or part:
+                    return False
+        elif name not in _TOTALS:
+            return False
+    return True
+
+
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_DETAILS = frozenset({"prompt_tokens_details", "completion_tokens_details"})
 _NO_DETAILS: dict[str, Any] = {}
 
 

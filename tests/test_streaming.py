@@ -178,7 +178,7 @@ def test_output_by_the_written_rule(texts: list[str], tokens: int) -> None:
 
 
 def test_the_estimate_survives_folding() -> None:
-    """Beyond 16 KB what was relayed is counted and dropped; the sum must not notice."""
+    """Beyond 8 KB what was relayed is counted and dropped; the sum must not notice."""
     chunk = delta("x" * 100)
     assert Relayed([chunk] * 1_000).output_tokens == 25_000
 

@@ -22,5 +22,5 @@ class ChatCompletions:
         await self._pipeline.chat_completion(
             headers,
             lambda: read_body(headers, receive, self._body_bytes_max),
-            FrontResponder(scope[CYCLE]),
+            FrontResponder(scope.pop(CYCLE)),  # the cycle holds the scope; the scope need not hold the cycle
         )

@@ -34,7 +34,7 @@ __all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work", "connec
 _log = structlog.get_logger()
 
 BUSY_TIMEOUT_MS = 2_000
-_CACHE_KIB = 32 * 1024
+_CACHE_KIB = 8 * 1024
 _CHECKPOINT_PAGES = 4_096
 _WAL_BYTES_KEPT = 64 * 2**20
 _STATEMENTS_KEPT = 256
