@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.accounts import Accounts
+from gateway.admission import Admission
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.calls import Calls
 from gateway.catalog import Catalog, ProviderRow, load_catalog
@@ -122,8 +123,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics,
             pipeline=Pipeline(
                 settings=settings,
-                catalog=catalog,
-                providers=providers,
+                admission=Admission(
+                    catalog=catalog,
+                    providers=providers,
+                    counters=counters,
+                    ledger=database.ledger,
+                    metrics=metrics,
+                ),
                 provider_keys=keys,
                 authenticator=authenticator,
                 counters=counters,

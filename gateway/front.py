@@ -67,7 +67,7 @@ class FrontProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall is None:
-            self._stall = self.loop.call_later(self.stall_timeout_s, self.transport.abort)
+            self._watch_stall()
 
     def resume_writing(self) -> None:
         self._end_stall()
@@ -160,6 +160,18 @@ class FrontProtocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _watch_stall(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.stall_timeout_s, self._check_stall, left)
+
+    def _check_stall(self, left_before: int) -> None:
+        """A client that reads slowly may go on; one that has read nothing since is gone."""
+        if self.transport.get_write_buffer_size() < left_before:
+            self._watch_stall()
+        else:
+            self._stall = None
+            self.transport.abort()
 
     def _end_stall(self) -> None:
         if self._stall is not None:
