@@ -19,7 +19,7 @@ from gateway.ledger.transactions import Transactions
 
 __all__ = ["book_orphans"]
 
-_SLICE = 1_000
+_SLICE = 4_000
 """Holds ended in one transaction; calls that settle meanwhile wait for it."""
 
 
