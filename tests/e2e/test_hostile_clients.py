@@ -186,20 +186,20 @@ async def test_whatever_may_be_input_counts_into_the_hold(
 
 
 MALFORMED = {
-    "metadata 300 deep": {"metadata": {"a": json.loads("[" * 300 + "]" * 300)}},
-    "tool type is a list": {"tools": [{"type": []}]},
-    "tool type is an object": {"tools": [{"type": {}}]},
+    "metadata 300 deep": ({"metadata": {"a": json.loads("[" * 300 + "]" * 300)}}, ("invalid_value", "metadata")),
+    "tool type is a list": ({"tools": [{"type": []}]}, ("unpriced_feature", "tools[].type")),
+    "tool type is an object": ({"tools": [{"type": {}}]}, ("unpriced_feature", "tools[].type")),
 }
 
 
-@pytest.mark.parametrize("fields", MALFORMED.values(), ids=MALFORMED)
-async def test_a_field_that_is_not_what_it_should_be_is_a_400(
-    gateway: Gateway, upstream: Upstream, key: Key, fields: dict[str, Any]
+@pytest.mark.parametrize(("fields", "reason"), MALFORMED.values(), ids=MALFORMED)
+async def test_a_field_that_is_not_what_it_should_be_is_a_400_that_says_which(
+    gateway: Gateway, upstream: Upstream, key: Key, fields: dict[str, Any], reason: tuple[str, str]
 ) -> None:
     script = upstream.reply(wire.completion("x", usage=USAGE))
     answer = await gateway.chat(key, script, **fields)
     assert answer.status == 400
-    assert answer.error["type"] == "invalid_request_error"
+    assert (answer.error["code"], answer.error["param"]) == reason
     assert script.requests == []
 
 

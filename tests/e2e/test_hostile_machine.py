@@ -76,8 +76,7 @@ async def test_a_gateway_that_cannot_write_its_log_serves_settles_and_heals(upst
         await works_again(gateway, upstream, gateway.new_key())
         assert gateway.is_ready()
         gateway.audit()
-        gateway.terminate()
-        gateway.wait()
+        assert gateway.stop() == 0
     finally:
         gateway.close()
 
