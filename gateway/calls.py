@@ -19,6 +19,7 @@ class Call:
     """Lifetime: one request. Only its own task changes it, except through `interrupt`."""
 
     __slots__ = (
+        "_is_dialled",
         "_is_interruptible",
         "_task",
         "admitted_at",
@@ -52,12 +53,16 @@ class Call:
         self.interrupted_by: InterruptReason | None = None
         self._task = asyncio.current_task()
         self._is_interruptible = False
+        self._is_dialled = False
 
     @property
     def is_dialled(self) -> bool:
-        """The hold is durable: from here on the request counts as sent, unless the provider's failure says otherwise."""
-        hold = self.hold
-        return hold is not None and hold.done() and not hold.cancelled() and hold.exception() is None
+        """From here on the request counts as sent, unless the provider's failure says otherwise."""
+        return self._is_dialled
+
+    def note_dial(self) -> None:
+        """The provider is about to be written to."""
+        self._is_dialled = True
 
     @property
     def is_cancelled(self) -> bool:

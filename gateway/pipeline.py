@@ -178,7 +178,12 @@ class Pipeline:
 
     def _upstream_request(self, call: Call, admitted: Admitted) -> UpstreamRequest:
         return UpstreamRequest(
-            "/chat/completions", admitted.body, admitted.request.is_streaming, self._deadlines, call.request_id
+            "/chat/completions",
+            admitted.body,
+            admitted.request.is_streaming,
+            self._deadlines,
+            call.request_id,
+            call.note_dial,
         )
 
     # Step 7: three shapes of an answer

@@ -185,12 +185,13 @@ async def test_only_calls_past_their_deadline_are_overdue() -> None:
 # What a call knows of itself
 
 
-async def test_a_call_is_dialled_once_its_hold_is_durable() -> None:
+async def test_a_durable_hold_alone_is_no_dial() -> None:
+    """Between the two the call may still wait for a connection, and owes nothing."""
     call = Call("chat")
-    assert not call.is_dialled
     call.hold = asyncio.get_running_loop().create_future()
-    assert not call.is_dialled
     call.hold.set_result(None)
+    assert not call.is_dialled
+    call.note_dial()
     assert call.is_dialled
 
 

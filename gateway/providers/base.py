@@ -40,6 +40,10 @@ class Deadlines(NamedTuple):
     total_s: float
 
 
+def _nothing() -> None:
+    """For callers that need not know."""
+
+
 class UpstreamRequest(NamedTuple):
     path: str
     """Below the provider's base URL, e.g. `/chat/completions`."""
@@ -47,6 +51,8 @@ class UpstreamRequest(NamedTuple):
     is_streaming: bool
     deadlines: Deadlines
     request_id: str
+    on_dial: Callable[[], None] = _nothing
+    """Called right before the first byte of the request is written."""
 
 
 class Exchange(Protocol):

@@ -36,6 +36,7 @@ class MockProvider:
 
     async def open(self, request: UpstreamRequest, gate: Awaitable[None]) -> Exchange:
         await gate
+        request.on_dial()
         body = orjson.loads(request.body)
         script = _Script.of(body)
         if status := _ERROR.search(script.model):

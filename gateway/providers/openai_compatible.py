@@ -39,6 +39,7 @@ class OpenAICompatible:
             gate=gate,
             deadlines=request.deadlines,
             retry_unanswered=self._row.retry_unanswered,
+            on_dial=request.on_dial,
         )
 
     async def close(self) -> None:

@@ -135,7 +135,14 @@ class Pool:
         return len(self._active)
 
     async def open(
-        self, *, head: bytes, body: bytes, gate: Awaitable[None], deadlines: Deadlines, retry_unanswered: bool
+        self,
+        *,
+        head: bytes,
+        body: bytes,
+        gate: Awaitable[None],
+        deadlines: Deadlines,
+        retry_unanswered: bool,
+        on_dial: Callable[[], None] | None = None,
     ) -> PooledExchange:
         """Send a request; returns when the head of its answer is here.
 
@@ -157,6 +164,8 @@ class Pool:
                     conn = await self._acquire(deadlines, total_at, is_fresh=True)
                 if conn.is_ready():
                     may_repeat = retry_unanswered and conn.is_used
+                    if on_dial is not None:
+                        on_dial()
                     failure = await self._send(conn, head, body, deadlines, total_at)
                     if failure is None:
                         return PooledExchange(self, conn)

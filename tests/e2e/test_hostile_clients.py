@@ -132,7 +132,7 @@ async def test_a_client_that_leaves_while_its_call_waits_for_a_connection_is_boo
     await soon(lambda: one_way.open_holds() == 2, "the hold of the call that waits")
     await connection.reset()
     entry = await settled(one_way, waiting)
-    assert (entry["outcome"], entry["output_tokens"]) == ("client_gone", 0)
+    assert (entry["outcome"], entry["cost_nano_usd"], entry["usage_source"]) == ("client_gone", 0, "none")
     assert script.requests == []
     await soon(lambda: one_way.open_holds() == 1, "the end of its hold")
     gate.open()
