@@ -195,16 +195,6 @@ async def test_a_durable_hold_alone_is_no_dial() -> None:
     assert call.is_dialled
 
 
-async def test_a_call_whose_hold_failed_or_was_given_up_is_not_dialled() -> None:
-    call = Call("chat")
-    call.hold = asyncio.get_running_loop().create_future()
-    call.hold.set_exception(StoreError("The ledger is behind."))
-    assert not call.is_dialled
-    call.hold = asyncio.get_running_loop().create_future()
-    call.hold.cancel()
-    assert not call.is_dialled
-
-
 async def test_the_first_byte_is_timed_from_the_request() -> None:
     call = Call("chat")
     assert call.ttft_ms() is None
