@@ -36,9 +36,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The long form of the crash test: hundreds of seeds. The suite runs a few.
+# The long forms of the crash test (seeds) and of the counters' random lives. The suite runs a few of each.
 soak: $(VENV)/.installed-dev
 	CRASH_SEEDS=$${CRASH_SEEDS:-200} $(BIN)/python -m pytest tests/test_crash.py -s
+	COUNTER_LIVES=$${COUNTER_LIVES:-2000} $(BIN)/python -m pytest tests/counters/test_counter_machine.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)

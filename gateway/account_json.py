@@ -7,6 +7,8 @@ from typing import Any
 import orjson
 
 from gateway.errors import RequestError
+from gateway.plans import plan_to_json, with_overrides
+from policies.types import Plan
 
 Row = Mapping[str, Any]
 Page = dict[str, Any]
@@ -18,11 +20,20 @@ def creator_json(row: Row) -> dict[str, Any]:
         "id": row["id"],
         "name": row["name"],
         "plan": row["plan"],
-        "overrides": orjson.loads(row["overrides"]),
+        "overrides": _stored(row["overrides"]),
         "metadata": orjson.loads(row["metadata"]),
         "is_active": row["is_active"],
         "created_at": instant_text(row["created_at"]),
     }
+
+
+def effective_plan_json(row: Row, plans: Mapping[str, Plan]) -> dict[str, Any] | None:
+    """The creator's plan with its overrides, as it counts now; None where its calls are refused for want of one."""
+    plan = plans.get(row["plan"])
+    try:
+        return None if plan is None else plan_to_json(with_overrides(plan, orjson.loads(row["overrides"])))
+    except (RequestError, orjson.JSONDecodeError):
+        return None
 
 
 def key_json(row: Row, now_ms: int) -> dict[str, Any]:
@@ -33,8 +44,9 @@ def key_json(row: Row, now_ms: int) -> dict[str, Any]:
         "last4": row["last4"],
         "status": _key_status(row, now_ms),
         "models": None if row["models"] is None else orjson.loads(row["models"]),
-        "overrides": orjson.loads(row["overrides"]),
+        "overrides": _stored(row["overrides"]),
         "scopes": orjson.loads(row["scopes"]),
+        "default_plan": row["default_plan"],
         "created_at": instant_text(row["created_at"]),
         "expires_at": instant_text(row["expires_at"]),
         "revoked_at": instant_text(row["revoked_at"]),
@@ -77,6 +89,14 @@ def instant_text(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _stored(overrides: str) -> Any:
+    """None for what is no JSON: an admin must be able to see, and mend, the creators whose keys are refused for it."""
+    try:
+        return orjson.loads(overrides)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _key_status(row: Row, now_ms: int) -> str:

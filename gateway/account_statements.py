@@ -3,10 +3,12 @@
 Instants are milliseconds since 1970. Every statement returns the rows it wrote; none means the condition did not hold.
 """
 
+import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, case, delete, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Executable, case, delete, func, insert, literal, or_, select, update
 
+from gateway.errors import RequestError
 from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
 from gateway.secrets import NewKey
 
@@ -22,10 +24,22 @@ _NEW_KEY_COLUMNS = (
     "scopes",
     "created_at",
     "expires_at",
+    "default_plan",
 )
+_CREATOR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:@-]{1,128}")
 
 
-def insert_creator(id: str, *, name: str, plan: str, overrides: str, metadata: str, now: int) -> Executable:
+def check_creator_id(id: str, param: str) -> None:
+    """Raises `RequestError` (400) naming `param` for what no creator's id may be."""
+    if _CREATOR_ID.fullmatch(id) is None:
+        raise RequestError(
+            f"`{param}` takes 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param=param, code="invalid_value"
+        )
+
+
+def insert_creator(
+    id: str, *, plan: str, now: int, name: str = "", overrides: str = "{}", metadata: str = "{}"
+) -> Executable:
     """An id that was ever used is a conflict: deleted creators keep their row."""
     row = {"id": id, "account_id": id, "name": name, "plan": plan, "overrides": overrides, "metadata": metadata}
     return insert(creators).values(row | {"is_active": True, "created_at": now}).returning(*creators.c)
@@ -67,6 +81,7 @@ def insert_key(
     overrides: str = "{}",
     scopes: str = "[]",
     expires_at: int | None = None,
+    default_plan: str | None = None,
 ) -> Executable:
     """Inserts nothing when the creator is not there, so that a deletion cannot slip in between."""
     source = select(
@@ -81,12 +96,16 @@ def insert_key(
         _value(scopes, "scopes"),
         _value(now, "created_at"),
         _value(expires_at, "expires_at"),
+        _value(default_plan, "default_plan"),
     ).where(creators.c.id == creator, creators.c.deleted_at.is_(None))
     return insert(virtual_keys).from_select(_NEW_KEY_COLUMNS, source).returning(*virtual_keys.c)
 
 
 def insert_successor(key: NewKey, digest: str, replaced: str, now: int) -> Executable:
-    """A key like `replaced`. Inserts nothing when that one is not live, or has a successor already."""
+    """A key like `replaced`, which goes on with its counters: what was used of the key's own limits stays used.
+
+    Inserts nothing when that one is not live, or has a successor already.
+    """
     old = virtual_keys.alias("old").c
     source = select(
         _value(key.id, "id"),
@@ -100,13 +119,15 @@ def insert_successor(key: NewKey, digest: str, replaced: str, now: int) -> Execu
         old.scopes,
         _value(now, "created_at"),
         old.expires_at,
+        old.default_plan,
+        func.coalesce(old.limits_id, old.id),
     ).where(
         old.id == replaced,
         old.revoked_at.is_(None),
         old.replaced_by.is_(None),
         or_(old.expires_at.is_(None), old.expires_at > now),
     )
-    return insert(virtual_keys).from_select(_NEW_KEY_COLUMNS, source).returning(*virtual_keys.c)
+    return insert(virtual_keys).from_select((*_NEW_KEY_COLUMNS, "limits_id"), source).returning(*virtual_keys.c)
 
 
 def end_replaced(replaced: str, successor: str, ends_at: int) -> Executable:

@@ -5,10 +5,8 @@ is refused on the very next call. The shape of what comes in was checked by the 
 needs the plans, the clock or the database is checked here. What comes out is JSON-ready; a key's text is in it once.
 """
 
-import asyncio
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,19 +19,21 @@ from gateway.account_json import (
     Row,
     admin_key_json,
     creator_json,
+    effective_plan_json,
     instant_text,
     key_cursor,
     key_json,
     page_json,
     parse_key_cursor,
 )
-from gateway.auth import Authenticator
+from gateway.auth import ACT_FOR, Authenticator
+from gateway.counters.window_seeds import own_windows
 from gateway.errors import NotFound, RequestError
+from gateway.key_warnings import idle_limits
 from gateway.ledger.database import Conflict, Database
 from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
-from gateway.plans import default_plan, with_overrides
+from gateway.plans import default_plan, key_limits, plan_to_json, with_key_overrides, with_overrides
 from gateway.secrets import ADMIN_KEY_PREFIX, VIRTUAL_KEY_PREFIX, NewKey, Secrets, make_key, random_id
-from gateway.tasks import spawn
 from policies.types import Plan
 
 GRACE_S_DEFAULT = 86_400
@@ -42,13 +42,16 @@ PAGE_ROWS_DEFAULT = 100
 PAGE_ROWS_MAX = 1_000
 LIFETIME_S_MAX = 100 * 366 * 86_400
 
-_CREATOR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:@-]{1,128}")
 _SECRET_FINGERPRINT = "secret_fingerprint"  # noqa: S105 -- the name of a row
 _METADATA_BYTES_MAX = 4_096
-_OVERRIDES_BYTES_MAX = 4_096
+_OVERRIDES_BYTES_MAX = 16_384
 
 Rows = list[list[dict[str, Any]]]
 """Per statement, the rows it returned."""
+
+
+SeedWindows = Callable[[Collection[str], Collection[str]], Awaitable[None]]
+"""Fills windows, named as in `Plan.counted`, of creators; None where nothing counts (the command line)."""
 
 
 class Accounts:
@@ -62,7 +65,9 @@ class Accounts:
         authenticator: Authenticator,
         *,
         wall_clock: Callable[[], float] = time.time,
+        seed_windows: SeedWindows | None = None,
     ) -> None:
+        self._seed_windows = seed_windows
         self._database = database
         self._plans = plans
         self._secrets = secrets
@@ -73,6 +78,10 @@ class Accounts:
     def default_plan(self) -> str:
         """Name of the plan of a creator that was given none."""
         return default_plan(self._plans).name
+
+    def list_plans(self) -> Page:
+        """The plans as they stand now, in the file's order."""
+        return {"data": [plan_to_json(plan) for plan in self._plans.values()], "next_cursor": None}
 
     # Creators
 
@@ -99,7 +108,9 @@ class Accounts:
         return creator_json(row)
 
     async def get_creator(self, id: str) -> dict[str, Any]:
-        return creator_json(await self._creator(id))
+        """The creator, and under `effective_plan` the plan with its overrides, as it counts now."""
+        row = await self._creator(id)
+        return creator_json(row) | {"effective_plan": effective_plan_json(row, self._plans)}
 
     async def list_creators(
         self, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None, plan: str | None = None
@@ -120,17 +131,23 @@ class Accounts:
         """
         values = dict(changes)
         if not values:
-            return await self.get_creator(id)
+            return creator_json(await self._creator(id))
         if "plan" in values:
             self._check_plan(values["plan"])
         if "overrides" in values:
             values["overrides"] = self._overrides_text(values["overrides"])
         if "metadata" in values:
             values["metadata"] = _bounded_json(values["metadata"], "metadata", _METADATA_BYTES_MAX)
-        (rows,) = await self._commit(statements.update_creator(id, values), creator=id)
+        fields = await self._windows_added(id, values["overrides"]) if "overrides" in values else frozenset[str]()
+        (rows,) = await self._commit(statements.update_creator(id, values), creator=id, seeds=fields)
         if not rows:
             raise _no_creator()
         return creator_json(rows[0])
+
+    async def _windows_added(self, id: str, overrides: str) -> frozenset[str]:
+        """Optional windows that nobody has counted for this creator before, and that these overrides limit."""
+        row = await self._creator(id)
+        return own_windows(overrides) - own_windows(row["overrides"]) - self._plans[self.default_plan].counted
 
     async def delete_creator(self, id: str) -> dict[str, Any]:
         """Revokes the creator's keys and erases names and metadata; the id stays taken. Deleting again changes nothing."""
@@ -151,8 +168,18 @@ class Accounts:
         expires_in_s: int | None = None,
         overrides: Mapping[str, Any] | None = None,
         scopes: Sequence[str] = (),
+        default_plan: str | None = None,
     ) -> dict[str, Any]:
-        """The new key, with its text under `key`: the only time it is told. `models` None allows every model."""
+        """The new key, with its text under `key`: the only time it is told. `models` None allows every model.
+
+        `default_plan` is for keys with the scope `act_for`: creators they name who are not known are made, on that plan.
+        Under `warnings` stand limits of the key that its creator's make pointless.
+        """
+        if default_plan is not None:
+            self._check_default_plan(default_plan, scopes)
+        with_key_overrides(self._plans[self.default_plan], overrides or {})
+        # Before the key is made: nothing may fail between that and telling it.
+        warnings = await self._key_warnings(creator, overrides or {}, scopes)
         key = make_key(VIRTUAL_KEY_PREFIX)
         statement = statements.insert_key(
             key,
@@ -161,14 +188,15 @@ class Accounts:
             now=self._now_ms(),
             name=name,
             models=None if models is None else _json_text(models),
-            overrides=self._overrides_text(overrides),
+            overrides=_bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX),
             scopes=_json_text(scopes),
             expires_at=self._expiry_ms(expires_at, expires_in_s),
+            default_plan=default_plan,
         )
         (rows,) = await self._commit(statement)
         if not rows:
             raise _no_creator()
-        return _told_once(key, key_json(rows[0], self._now_ms()))
+        return _told_once(key, key_json(rows[0], self._now_ms())) | {"warnings": warnings}
 
     async def list_keys(self, creator: str, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None) -> Page:
         """The creator's keys, oldest first, revoked and expired ones among them. Never their text."""
@@ -191,7 +219,7 @@ class Accounts:
         return key_json(rows[0], self._now_ms())
 
     async def rotate_key(self, id: str, *, grace_s: int = GRACE_S_DEFAULT) -> dict[str, Any]:
-        """A new key with the old one's name, models, overrides, scopes and expiry; the old one ends in `grace_s` seconds.
+        """A new key with all that the old one had but its text; the old one ends in `grace_s` seconds.
 
         Raises `RequestError` 409 when the old key is revoked, expired or was replaced before.
         """
@@ -263,10 +291,17 @@ class Accounts:
             await self._commit(*statements.put_meta(_SECRET_FINGERPRINT, mine))
         return row is None or row["value"] == mine
 
+    async def plans_in_use(self) -> set[str]:
+        """Plans that creators are on, or keys bring creators to."""
+        named = select(creators.c.plan).where(creators.c.deleted_at.is_(None)).distinct()
+        rows = await self._database.fetch_all(named)
+        brought = virtual_keys.c.default_plan.label("plan")
+        named = select(brought).where(brought.is_not(None), virtual_keys.c.revoked_at.is_(None)).distinct()
+        return {row["plan"] for row in rows + await self._database.fetch_all(named)}
+
     async def orphaned_plans(self) -> list[str]:
-        """Plans that creators are on and the plans file lacks: their keys are refused until it is mended."""
-        query = select(creators.c.plan).where(creators.c.deleted_at.is_(None)).distinct().order_by(creators.c.plan)
-        return [row["plan"] for row in await self._database.fetch_all(query) if row["plan"] not in self._plans]
+        """Plans in use that the plans file lacks: calls of those creators are refused until it is mended."""
+        return sorted(await self.plans_in_use() - self._plans.keys())
 
     # Writing
 
@@ -280,10 +315,7 @@ class Accounts:
         metadata: Mapping[str, Any] | None = None,
     ) -> Executable:
         creator = id if id is not None else f"cr_{random_id()}"
-        if _CREATOR_ID.fullmatch(creator) is None:
-            raise RequestError(
-                "`id` takes 1 to 128 characters of A-Z a-z 0-9 . _ : @ -", param="id", code="invalid_value"
-            )
+        statements.check_creator_id(creator, "id")
         plan = plan if plan is not None else self.default_plan
         self._check_plan(plan)
         return statements.insert_creator(
@@ -298,22 +330,30 @@ class Accounts:
     def _insert_admin_key(self, key: NewKey) -> Executable:
         return statements.insert_admin_key(key, self._secrets.digest("admin-keys", key.text), self._now_ms())
 
-    async def _commit(self, *writes: Executable, creator: str | None = None, key_id: str | None = None) -> Rows:
-        """Write, then forget what the write changed: both, even if the caller is cancelled in between."""
+    async def _commit(
+        self,
+        *writes: Executable,
+        creator: str | None = None,
+        key_id: str | None = None,
+        seeds: Collection[str] = (),
+    ) -> Rows:
+        """Write, then forget what the write changed: both, even if the caller is cancelled or gives up in between.
 
-        async def write_and_forget() -> Rows | Exception:
+        `seeds` are windows of `creator` that begin to count with this write: they begin with what was used already.
+        """
+        ledger = self._database.ledger
+
+        async def write_and_forget() -> Rows:
             try:
-                return await self._database.write(*writes)
-            except Exception as exc:  # handed to the caller below; raised here it would also be logged as unheard
-                return exc
+                rows = await ledger.write(*writes, is_patient=True)
+                if seeds and creator is not None and self._seed_windows is not None:
+                    await self._seed_windows(seeds, [creator])
+                return rows
             finally:
                 if creator is not None or key_id is not None:
                     self._authenticator.invalidate(creator=creator, key_id=key_id)
 
-        outcome: Rows | Exception = await asyncio.shield(spawn(write_and_forget(), "write_accounts"))
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return await ledger.to_its_end(write_and_forget(), "write_accounts")
 
     # Reading and checking
 
@@ -333,11 +373,31 @@ class Accounts:
             code="key_not_live",
         )
 
-    def _check_plan(self, plan: str) -> None:
+    async def _key_warnings(self, creator: str, overrides: Mapping[str, Any], scopes: Sequence[str]) -> list[str]:
+        """A service key's limits span many creators, so that those of its own say nothing about them."""
+        own = key_limits(overrides)
+        row = None if own is None or ACT_FOR in scopes else await self._creator(creator)
+        if row is None or row["plan"] not in self._plans:
+            return []
+        try:
+            return idle_limits(own, with_overrides(self._plans[row["plan"]], orjson.loads(row["overrides"])))
+        except (RequestError, orjson.JSONDecodeError):
+            return []  # the creator's own overrides are refused at the next call, in clear words
+
+    def _check_plan(self, plan: str, param: str = "plan") -> None:
         if plan not in self._plans:
             raise RequestError(
-                f"There is no such plan. Plans: {', '.join(self._plans)}.", param="plan", code="plan_unknown"
+                f"There is no such plan. Plans: {', '.join(self._plans)}.", param=param, code="plan_unknown"
             )
+
+    def _check_default_plan(self, plan: str, scopes: Sequence[str]) -> None:
+        if ACT_FOR not in scopes:
+            raise RequestError(
+                f"`default_plan` is for keys with the scope `{ACT_FOR}`: others bring no creators.",
+                param="default_plan",
+                code="invalid_value",
+            )
+        self._check_plan(plan, "default_plan")
 
     def _overrides_text(self, overrides: Mapping[str, Any] | None) -> str:
         """Kept as they came, so that a later plan file applies to them; tried now, so that a wrong one is refused now."""
@@ -371,7 +431,10 @@ def _told_once(key: NewKey, shown: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bounded_json(value: Mapping[str, Any], param: str, bytes_max: int) -> str:
-    text = _json_text(value)
+    try:
+        text = _json_text(value)
+    except orjson.JSONEncodeError as exc:
+        raise RequestError(f"`{param}` is nested too deep.", param=param, code="invalid_value") from exc
     if len(text.encode()) > bytes_max:
         raise RequestError(f"`{param}` is longer than {bytes_max} bytes as JSON.", param=param, code="invalid_value")
     return text

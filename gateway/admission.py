@@ -1,35 +1,64 @@
 """From a request that was read to a call that is admitted: which model, what it may cost at most, and whether it fits.
 
-Nothing is owed yet: whatever is wrong here simply leaves as an error.
+1. resolve the requested model;
+2. make an offer: what the call may cost on that model, and owe;
+3. ask the policies for limits, and the counters to take all of them or none;
+4. where a limit says so, go on to a cheaper model that can do the call, and from 2 again;
+5. where the hold had to shrink, bound the answer by what it pays for.
+
+Nothing is owed before the end of it: whatever is wrong here simply leaves as an error.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import NamedTuple
+
+import structlog
 
 from gateway.answers import denied, limit_headers, refused
-from gateway.attribution import client_request_id, read_labels
+from gateway.attribution import Labels, client_request_id, read_labels
 from gateway.calls import Call
-from gateway.catalog import Catalog, Model, ProviderRow
-from gateway.chat import ChatRequest
-from gateway.counters.base import CounterStore, LimitState, Refused
-from gateway.errors import NotFound, RequestError
+from gateway.catalog import Catalog, Model, Price, ProviderRow
+from gateway.counters.base import CounterStore, LimitState, Refused, Taken
+from gateway.decision import Step, decision_text
+from gateway.errors import NotFound, PolicyDenied, RequestError
 from gateway.ledger.records import Attribution, Hold, Ledger, Route
 from gateway.metrics import Metrics
-from gateway.pricing import UnpricedUsage, cost_nano_usd, worst_case_nano_usd
+from gateway.model_request import ModelRequest
+from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
 from gateway.providers.base import Provider
-from gateway.usage import Usage
-from policies import decide
+from gateway.responder import Header
+from policies import access, decide, payer, quota, rate_limit, token_rate
 from policies import types as policy_types
+from policies.types import UNLIMITED, Account, Deny, DowngradeChoice, LimitGroup
 
-_ORPHAN_OUTPUT_TOKENS = 1_000
+_log = structlog.get_logger()
+
+RecordPrice = Callable[[str, Price], Awaitable[None]]
+"""Keeps a price row under its version, so that entries priced by it can be computed again."""
+_CHARGED_PRICES_KEPT = 10_000
+_PAYER_UNITS = frozenset({"nano_usd", "image", "credit"})
+# A NamedTuple's own constructor takes twice as long as the tuple's.
+_made = tuple.__new__
+
+
+class Offer(NamedTuple):
+    """What one request may cost on one model, for one account."""
+
+    model: Model
+    charge_price: Price
+    """What the creator owes by: the catalog's price, unless an override says otherwise."""
+    call: policy_types.Call
+    credits_each: int | None
+    """Credits per image, or per call on endpoints without images."""
 
 
 @dataclass(slots=True)
 class Admitted:
     """A call that may be dialled: what the rest of the story needs of it."""
 
-    request: ChatRequest
+    request: ModelRequest
     model: Model
     provider: Provider
     row: ProviderRow
@@ -37,8 +66,45 @@ class Admitted:
     states: Sequence[LimitState]
     body: bytes
     """What the provider is sent; let go of once it is."""
+    charge_price: Price
+    credits_each: int | None = None
+    clamped_to: int | None = None
+    """Output tokens a choice may have, where the hold had to shrink."""
     upstream_request_id: str = ""
     status: int = 0
+
+    @property
+    def is_downgraded(self) -> bool:
+        return bool(self.hold.downgrade_reason)
+
+
+class Preview(NamedTuple):
+    """What admission would do now. `refusal` is what the caller would be told instead."""
+
+    offer: Offer
+    states: Sequence[LimitState]
+    steps: Sequence[Step]
+    clamped_to: int | None
+    refusal: PolicyDenied | None
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far one call has come on its way through the policies."""
+
+    request: ModelRequest
+    account: Account
+    address: str
+    now: datetime
+    choice: DowngradeChoice
+    offer: Offer
+    steps: list[Step] = field(default_factory=list)
+    overruled: tuple[str, ...] = ()
+
+    def stay(self) -> None:
+        """No cheaper model can do it: what is asked for goes on, and the hard limits decide."""
+        self.choice = "impossible"
+        self.offer = self.offer._replace(call=self.offer.call._replace(downgrade="impossible"))
 
 
 class Admission:
@@ -47,105 +113,387 @@ class Admission:
     def __init__(
         self,
         *,
-        catalog: Catalog,
+        catalog: Callable[[], Catalog],
         providers: Mapping[str, Provider],
         counters: CounterStore,
         ledger: Ledger,
         metrics: Metrics,
+        record_price: RecordPrice,
+        is_observing: bool = False,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog = catalog
         self._providers = providers
         self._counters = counters
         self._ledger = ledger
         self._metrics = metrics
+        self._record_price = record_price
+        self._is_observing = is_observing
+        self._clock = clock
+        self._charged_prices: dict[tuple[str, frozenset[tuple[str, int]]], Price] = {}
 
     async def admit(
         self,
         call: Call,
-        account: policy_types.Account,
+        account: Account,
         headers: Mapping[bytes, bytes],
-        request: ChatRequest,
+        request: ModelRequest,
+        address: str,
     ) -> Admitted:
         """Take every limit the call must fit into. Raises `RequestError` or `PolicyDenied`, with nothing taken."""
-        model = self._resolve(request.model)
-        row = self._catalog.providers[model.provider]
+        catalog = self._catalog()
         labels = read_labels(headers, request.body)
-        body = request.upstream_body(model, row.stream_usage)
+        client_id = client_request_id(headers)
         # One instant for the policies' periods, the hold and the entry: a call belongs to one month only.
-        now = call.admitted_at = datetime.now(UTC)
-        hold = self._estimate(call, account, labels, client_request_id(headers), request, model)
-        decision = decide(
-            policy_types.Call("chat", request.model, model.name, model.provider, model.tier, hold.amount_nano_usd),
-            account,
-            now,
-        )
-        if isinstance(decision, policy_types.Deny):
-            self._count_refusal(account.creator, decision.code)
-            raise denied(decision)
-        taken = await self._counters.take(call.request_id, decision)
+        now = call.admitted_at = self._clock()
+        model = _resolve(catalog, request)
+        charge_price = model.price if not account.plan.prices else await self._charge_price(account, model)
+        course = _begin(account, headers, request, model, charge_price, address, now)
+        # Written before anything is taken: what cannot be written is the caller's to mend.
+        body = request.upstream_body(course.offer.model, catalog.providers[course.offer.model.provider])
+        taken = await self._take(call.request_id, course, catalog)
         if isinstance(taken, Refused):
-            self._count_refusal(account.creator, taken.state.limit.refusal.code)
             error = refused(taken, now.timestamp())
-            error.headers.update((name.decode(), value.decode()) for name, value in limit_headers([taken.state]))
+            self._count_refusal(call.endpoint, account.creator, error.code or "")
             raise error
-        request.body = {}  # it is in `body` now, and need not be kept twice
-        return Admitted(request, model, self._providers[model.provider], row, hold, taken.states, body)
-
-    def _resolve(self, name: str) -> Model:
-        model = self._catalog.models.get(name)
-        if model is None or not model.active:
-            shown = name if len(name) <= 100 and name.isprintable() else "named in the request"
-            reason = "is not in this gateway's catalog" if model is None else "is switched off on this gateway"
-            raise NotFound(f"The model `{shown}` {reason}.", code="model_not_found", param="model")
-        if "chat" not in model.endpoints:
-            raise RequestError(
-                f"The model `{name}` does not take chat completions.", code="endpoint_not_supported", param="model"
-            )
-        return model
-
-    def _estimate(
-        self,
-        call: Call,
-        account: policy_types.Account,
-        labels: tuple[str, str, str, str],
-        client_id: str,
-        request: ChatRequest,
-        model: Model,
-    ) -> Hold:
-        """The worst case as a hold, and what is booked if this process dies. Raises `RequestError` if unpriced."""
-        price = model.price
-        if (request.has_audio_input and price.audio_input is None) or (
-            request.wants_audio_output and price.audio_output is None
-        ):
-            raise _unpriced(model)
-        orphan = Usage(uncached_input=request.input_tokens_estimate, text_output=_ORPHAN_OUTPUT_TOKENS)
         try:
-            amount = worst_case_nano_usd(
-                price,
-                input_tokens=request.input_tokens_max(model),
-                output_tokens=request.output_tokens_max(model),
-                text_only=request.is_text_only,
+            model = course.offer.model
+            row = catalog.providers[model.provider]
+            clamped_to = _clamp(request, course.offer, taken)
+            if course.steps or clamped_to is not None:
+                body = request.upstream_body(model, row)
+            hold = _hold(call, course, taken, labels, client_id, clamped_to)
+        except Exception:
+            # Nothing was dialled: what was taken must not stay taken, whatever is wrong with us.
+            await self._counters.release(call.request_id)
+            raise
+        request.body = {}  # it is in `body` now, and need not be kept twice
+        return Admitted(
+            request,
+            model,
+            self._providers[model.provider],
+            row,
+            hold,
+            taken.states,
+            body,
+            course.offer.charge_price,
+            course.offer.credits_each,
+            clamped_to,
+        )
+
+    def require_model(self, request: ModelRequest) -> None:
+        """Raises `RequestError` unless the catalog has the requested model for this endpoint, switched on."""
+        _resolve(self._catalog(), request)
+
+    async def window_headers(self, account: Account) -> list[Header]:
+        """`x-ratelimit-*` as the account's windows stand now, for answers that took nothing from them."""
+        now = self._clock()
+        windows = [*rate_limit.overview(account, now), *token_rate.overview(account, now)]
+        return limit_headers(await self._counters.read(windows))
+
+    async def preview(
+        self, account: Account, headers: Mapping[bytes, bytes], request: ModelRequest, address: str
+    ) -> Preview:
+        """What `admit` would do now, by the same steps; takes nothing. Raises `RequestError` as it does."""
+        catalog = self._catalog()
+        read_labels(headers, request.body)
+        model = _resolve(catalog, request)
+        charge_price = model.price if not account.plan.prices else await self._charge_price(account, model)
+        course = _begin(account, headers, request, model, charge_price, address, self._clock())
+        try:
+            taken = await self._take(None, course, catalog)
+        except PolicyDenied as denial:
+            return Preview(course.offer, (), course.steps, None, denial)
+        if isinstance(taken, Refused):
+            return Preview(course.offer, (taken.state,), course.steps, None, refused(taken, course.now.timestamp()))
+        return Preview(course.offer, taken.states, course.steps, _clamp(request, course.offer, taken), None)
+
+    async def _charge_price(self, account: Account, model: Model) -> Price:
+        """What the account owes by, kept for `verify` before any entry may name it."""
+        overrides = account.plan.prices.get(model.name)
+        if overrides is None:
+            return model.price
+        key = (model.price.version, frozenset(overrides.items()))
+        known = self._charged_prices.get(key)
+        if known is None:
+            known = charged_price(model, overrides)
+            if known is not model.price:
+                await self._record_price(model.name, known)
+            if len(self._charged_prices) >= _CHARGED_PRICES_KEPT:
+                self._charged_prices.clear()
+            self._charged_prices[key] = known
+        return known
+
+    # 3 and 4
+
+    async def _take(self, hold_id: str | None, course: _Course, catalog: Catalog) -> Taken | Refused:
+        """Along the downgrades until a model fits or none is left. Without a `hold_id` only looks."""
+        while True:
+            groups = decide(course.offer.call, course.account, course.now)
+            if isinstance(groups, Deny):
+                if self._is_observing and groups.policy == payer.NAME:
+                    self._log_overruled(hold_id, course, "refuse", (payer.NAME,))
+                    course.account = _on_quota(course.account)
+                    continue
+                if hold_id is not None:
+                    self._count_refusal(course.request.endpoint, course.account.creator, groups.code)
+                raise denied(groups)
+            if self._is_observing:
+                groups = [tuple(limit._replace(amount_min=None) for limit in group) for group in groups]
+            taken = await (self._counters.preview(groups) if hold_id is None else self._counters.take(hold_id, groups))
+            if isinstance(taken, Taken):
+                return taken
+            if self._is_observing:
+                return await self._overrule(hold_id, course, groups, taken)
+            if course.choice == "refused" and _is_soft(taken) and await self._cheaper(course, catalog) is None:
+                course.stay()  # there is nothing the caller could have refused
+            elif course.choice == "possible" and any(limit.downgrades for limit in taken.unsatisfied):
+                await self._go_cheaper(course, catalog, taken)
+            else:
+                return taken
+
+    async def _go_cheaper(self, course: _Course, catalog: Catalog, refused: Refused) -> None:
+        """On to the next cheaper model that can do the call; where there is none, what is asked for stays.
+
+        The requested model then goes on without the soft budget: whether it may is the hard limits' to say.
+        """
+        limit = next(limit for limit in refused.unsatisfied if limit.downgrades)
+        state = refused.state
+        if state.limit.key != limit.key:
+            (state,) = await self._counters.read((limit,))
+        offer = await self._cheaper(course, catalog)
+        if offer is None:
+            course.stay()
+            return
+        names = course.offer.model.name, offer.model.name
+        course.steps.append(Step(*names, limit.name, state.settled, state.held, limit.capacity))
+        course.choice, course.offer = offer.call.downgrade, offer
+
+    async def _cheaper(self, course: _Course, catalog: Catalog) -> Offer | None:
+        """The call on the nearest model along `downgrade_to` that can do it; None where there is none."""
+        for target in _chain(catalog, course.offer.model):
+            choice: DowngradeChoice = "possible" if target.downgrade_to else "impossible"
+            if _can_serve(target, course.request) and (offer := await self._try(course, target, choice)):
+                return offer
+        return None
+
+    async def _try(self, course: _Course, target: Model, choice: DowngradeChoice) -> Offer | None:
+        """What the call would be on `target`; None where it has no price for it, or the account may not use it."""
+        charge_price = await self._charge_price(course.account, target)
+        try:
+            offer = _offer(course.account, course.request, target, charge_price, course.address, choice)
+        except (UnpricedUsage, RequestError):
+            return None
+        is_denied = isinstance(access.decide(offer.call, course.account, course.now), Deny)
+        return None if is_denied else offer
+
+    async def _overrule(
+        self, hold_id: str | None, course: _Course, groups: Sequence[LimitGroup], refused: Refused
+    ) -> Taken | Refused:
+        """Observing only: say what would have happened, and take all the same."""
+        would_downgrade = course.choice == "possible" and any(limit.downgrades for limit in refused.unsatisfied)
+        names = tuple(limit.name for limit in refused.unsatisfied)
+        self._log_overruled(hold_id, course, "downgrade" if would_downgrade else "refuse", names)
+        lifted = [_lifted(group, course) for group in groups]
+        return await (self._counters.preview(lifted) if hold_id is None else self._counters.take(hold_id, lifted))
+
+    def _log_overruled(self, hold_id: str | None, course: _Course, would: str, names: tuple[str, ...]) -> None:
+        course.overruled += names
+        if hold_id is not None:
+            _log.warning(
+                "policy_overruled",
+                would=would,
+                request_id=hold_id,
+                creator=course.account.creator,
+                limits=names,
+                model=course.offer.model.name,
             )
-            orphan_cost = min(amount, cost_nano_usd(orphan, price))
-        except UnpricedUsage:
-            raise _unpriced(model) from None
-        attribution = Attribution(
+
+    def _count_refusal(self, endpoint: str, creator: str, code: str) -> None:
+        self._ledger.count_refusal(creator, code)
+        self._metrics.refused(endpoint, code)
+
+
+def _begin(
+    account: Account,
+    headers: Mapping[bytes, bytes],
+    request: ModelRequest,
+    model: Model,
+    charge_price: Price,
+    address: str,
+    now: datetime,
+) -> _Course:
+    choice = _choice(model, headers)
+    try:
+        offer = _offer(account, request, model, charge_price, address, choice)
+    except UnpricedUsage:
+        raise _unpriced(model) from None
+    return _Course(request, account, address, now, choice, offer)
+
+
+def _offer(
+    account: Account,
+    request: ModelRequest,
+    model: Model,
+    charge_price: Price,
+    address: str,
+    choice: DowngradeChoice,
+) -> Offer:
+    """Raises `UnpricedUsage`, or `RequestError` for a feature without a price."""
+    price, credits_each = model.price, model.credits
+    cost, cost_min, expected, tokens = estimated = request.estimate(model, price)
+    if account.plan.prices:
+        credits_each = account.plan.prices.get(model.name, {}).get("credits", credits_each)
+    if charge_price is not price:
+        estimated = request.estimate(model, charge_price)
+    # In the order of the fields: names would double the price of the tuple.
+    call = _made(
+        policy_types.Call,
+        (
+            request.endpoint,
+            request.model,
+            model.name,
+            model.provider,
+            model.tier,
+            estimated[0],
+            cost,
+            expected,
+            estimated[1],
+            cost_min,
+            tokens,
+            request.images,
+            None if credits_each is None else credits_each * (request.images or 1),
+            address,
+            choice,
+        ),
+    )
+    return _made(Offer, (model, charge_price, call, credits_each))
+
+
+def _can_serve(model: Model, request: ModelRequest) -> bool:
+    """Whether a downgrade may lead to `model` at all."""
+    return model.active and request.endpoint in model.endpoints and request.fits(model)
+
+
+def _is_soft(refused: Refused) -> bool:
+    """Only the soft budget is in the way."""
+    return all(limit.resume_below is not None for limit in refused.unsatisfied)
+
+
+def _on_quota(account: Account) -> Account:
+    return replace(account, plan=replace(account.plan, payers=("quota",)))
+
+
+def _chain(catalog: Catalog, model: Model) -> Sequence[Model]:
+    """The chain of `downgrade_to` behind `model`, nearest first. The catalog refuses chains that lead back."""
+    chain: list[Model] = []
+    name = model.downgrade_to
+    while name is not None and (target := catalog.models.get(name)) is not None:
+        chain.append(target)
+        name = target.downgrade_to
+    return chain
+
+
+def _resolve(catalog: Catalog, request: ModelRequest) -> Model:
+    name = request.model
+    model = catalog.models.get(name)
+    if model is None or not model.active:
+        shown = name if len(name) <= 100 and name.isprintable() else "named in the request"
+        reason = "is not in this gateway's catalog" if model is None else "is switched off on this gateway"
+        raise NotFound(f"The model `{shown}` {reason}.", code="model_not_found", param="model")
+    if request.endpoint not in model.endpoints:
+        raise RequestError(
+            f"The model `{name}` does not serve {request.path}.", code="endpoint_not_supported", param="model"
+        )
+    return model
+
+
+def _choice(model: Model, headers: Mapping[bytes, bytes]) -> DowngradeChoice:
+    choice: DowngradeChoice = "possible"
+    wish = headers.get(b"x-gateway-downgrade")
+    if wish is not None:
+        if wish.lower() not in (b"allow", b"never"):
+            raise RequestError(
+                "`x-gateway-downgrade` takes `allow` or `never`.", code="invalid_value", param="x-gateway-downgrade"
+            )
+        choice = "refused" if wish.lower() == b"never" else "possible"
+    return choice if model.downgrade_to is not None else "impossible"
+
+
+def _clamp(request: ModelRequest, offer: Offer, taken: Taken) -> int | None:
+    """Bound the answer by the smallest share a shrinking limit could give. Returns output tokens a choice, or None."""
+    clamped_to: int | None = None
+    for limit, _, _, _, share in taken.states:
+        if share < limit.amount:
+            price = offer.charge_price if limit.unit == "nano_usd" else offer.model.price
+            clamped_to = request.clamp(offer.model, price, share) or clamped_to
+    return clamped_to
+
+
+def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: str, clamped_to: int | None) -> Hold:
+    """The money set aside, and what is booked if this process dies."""
+    account, request, offer = course.account, course.request, course.offer
+    model, charge_price, wanted = offer.model, offer.charge_price, offer.call
+    amount = wanted.cost_nano_usd if clamped_to is None else request.worst_case(model, model.price)
+    orphan = request.unfinished_usage(model)
+    variant = request.variant(model)
+    orphan_cost = cost_nano_usd(orphan, model.price, variant)
+    if orphan_cost > amount:
+        orphan_cost = amount
+    paid_by, unit = _payer(taken)
+    orphan_charge = 0
+    if paid_by == "quota":
+        orphan_charge = orphan_cost
+        if charge_price is not model.price:
+            orphan_charge = min(wanted.charge_nano_usd, cost_nano_usd(orphan, charge_price, variant))
+    attribution = _made(
+        Attribution,
+        (
             call.request_id,
             account.account_id,
             account.creator,
             account.key_id,
             *labels,
-            "chat",
+            request.endpoint,
             request.model,
             client_id,
             call.admitted_at,
-        )
-        route = Route(model.name, model.provider, price.version)
-        return Hold(attribution, route, amount, orphan, orphan_cost)
+        ),
+    )
+    estimate = (wanted.cost_nano_usd, wanted.charge_nano_usd, wanted.expected_nano_usd, wanted.tokens)
+    return _made(
+        Hold,
+        (
+            attribution,
+            _made(Route, (model.name, model.provider, model.price.version, paid_by, unit)),
+            amount,
+            orphan,
+            orphan_cost,
+            orphan_charge,
+            "" if charge_price is model.price or paid_by != "quota" else charge_price.version,
+            course.steps[-1].limit_name if course.steps else "",
+            decision_text(taken.states, estimate, course.steps, clamped_to, course.overruled),
+        ),
+    )
 
-    def _count_refusal(self, creator: str, code: str) -> None:
-        self._ledger.count_refusal(creator, code)
-        self._metrics.refused("chat", code)
+
+def _payer(taken: Taken) -> tuple[str, str]:
+    for state in taken.states:
+        limit = state.limit
+        if limit.unit in _PAYER_UNITS and (found := payer.payer_of(limit)) is not None:
+            return found
+    raise AssertionError("a call was admitted without a payer")
+
+
+def _lifted(group: LimitGroup, course: _Course) -> LimitGroup:
+    """The group as it would be without limits: what fits is taken as ever, and where nothing does, the last one is.
+
+    Nobody's credits or free images go below nothing for that: the quota pays.
+    """
+    last = group[-1]
+    if last.unit in ("image", "credit"):
+        last = quota.alternative(course.offer.call, course.account, course.now)
+    return (*group, last._replace(capacity=UNLIMITED, amount_min=None, resume_below=None, downgrades=False))
 
 
 def _unpriced(model: Model) -> RequestError:

@@ -7,6 +7,7 @@ A provider's 401, 402, 403 and `insufficient_quota` concern the operator, never 
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -47,33 +48,59 @@ _FAILURES: dict[FailureKind, tuple[int, str, str]] = {
     "invalid": (502, "upstream_invalid", "The provider's answer was not one this gateway accepts."),
 }
 
-_DENIED_STATUS = {"model_not_allowed": 403, "endpoint_not_allowed": 403, "address_not_allowed": 403}
+_DENIED_STATUS = {
+    "model_not_allowed": 403,
+    "tier_not_allowed": 403,
+    "endpoint_not_allowed": 403,
+    "address_not_allowed": 403,
+}
 _DENIED_TYPE = {"insufficient_quota": "insufficient_quota"}
 
 
 def limit_headers(states: Sequence[LimitState]) -> list[Header]:
     """`x-ratelimit-{limit,remaining,reset}-{requests,tokens}` of the tightest limit of each unit; none for no limit."""
     headers: list[Header] = []
-    tightest: dict[str, tuple[int, LimitState]] = {}
-    for state in states:
-        limit = state.limit
-        if limit.unit in _RATELIMIT_UNITS and limit.capacity < UNLIMITED:
-            remaining = limit.capacity - state.settled - state.held
-            if limit.unit not in tightest or remaining < tightest[limit.unit][0]:
-                tightest[limit.unit] = remaining, state
-    for unit, (remaining, state) in tightest.items():
-        limit_name, remaining_name, reset_name = _RATELIMIT_UNITS[unit]
-        headers.append((limit_name, b"%d" % state.limit.capacity))
-        headers.append((remaining_name, b"%d" % max(0, remaining)))
-        headers.append((reset_name, duration(state.reset_s)))
+    tightest: dict[str, tuple[int, int, float]] = {}
+    for limit, settled, held, reset_s, _ in states:
+        unit = limit.unit
+        if unit in _RATELIMIT_UNITS and (capacity := limit.capacity) < UNLIMITED:
+            remaining = capacity - settled - held
+            if unit not in tightest or remaining < tightest[unit][0]:
+                tightest[unit] = remaining, capacity, reset_s
+    for name, (remaining, capacity, reset_s) in tightest.items():
+        limit_name, remaining_name, reset_name = _RATELIMIT_UNITS[name]
+        headers.append((limit_name, b"%d" % capacity))
+        headers.append((remaining_name, b"%d" % remaining if remaining > 0 else b"0"))
+        headers.append((reset_name, duration(reset_s)))
     return headers
+
+
+def limit_json(state: LimitState) -> dict[str, Any]:
+    """A limit as callers and admins read it; `limit` and `remaining` are null where there is none."""
+    limit = state.limit
+    is_limited = limit.capacity < UNLIMITED
+    return {
+        "name": limit.name,
+        "unit": limit.unit,
+        "limit": limit.capacity if is_limited else None,
+        "used": state.settled,
+        "held": state.held,
+        "remaining": state.remaining if is_limited else None,
+        "needed": limit.amount,
+        "reset_s": ceil(state.reset_s),
+    }
 
 
 def duration(seconds: float) -> bytes:
     """Go's notation, which OpenAI's reset headers use: `1s`, `6m0s`, `1h0m0s`; below a second `350ms`."""
     if seconds < 1:
         return b"%dms" % max(0, round(seconds * 1000))
-    whole = int(seconds) + (seconds > int(seconds))
+    # A difference of two clock readings is never a whole number.
+    return _whole_duration(ceil(seconds - 0.0005))
+
+
+@lru_cache(maxsize=4_096)
+def _whole_duration(whole: int) -> bytes:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -130,7 +157,8 @@ def refused(refusal: Refused, now_unix: float) -> PolicyDenied:
     headers: dict[str, str] = {}
     wait = said.retry_after_s
     if wait is not None:
-        metadata["reset_at"] = _instant(now_unix + wait)
+        resets_at = now_unix + wait if limit.resets_at is None or refusal.held_by_others else limit.resets_at
+        metadata["reset_at"] = _instant(resets_at)
         headers["retry-after"] = str(max(1, ceil(wait)))
         headers["retry-after-ms"] = str(max(1, ceil(wait * 1000)))
     if not said.should_retry or said.deny.code == "insufficient_quota":

@@ -5,10 +5,12 @@
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -16,22 +18,26 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.accounts import Accounts
+from gateway.addresses import Networks, trusted_networks
 from gateway.admission import Admission
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.calls import Calls
-from gateway.catalog import Catalog, ProviderRow, load_catalog
+from gateway.catalog import Catalog, Price, ProviderRow
 from gateway.config import Settings, provider_key
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.rebuild import rebuild_counters
-from gateway.endpoints import EXCEPTION_HANDLERS, health, models
+from gateway.counters.window_seeds import seed_new_windows, windows_added
+from gateway.credits import Credits
+from gateway.endpoints import EXCEPTION_HANDLERS, estimate, health, me, models
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
 from gateway.endpoints.chat_completions import ChatCompletions
 from gateway.endpoints.guard import CreatorOnly, RequestLog
+from gateway.endpoints.images import ImageGenerations
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
+from gateway.live import Changes, Live
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
-from gateway.plans import load_plans
 from gateway.providers.base import Provider
 from gateway.providers.mock import MockProvider
 from gateway.providers.openai_compatible import OpenAICompatible
@@ -48,6 +54,13 @@ DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
 """A provider is one module and one line here."""
 
 _WATCH_EVERY_S = 1.0
+_EXPIRE_EVERY_S = 60
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(slots=True)
@@ -55,15 +68,40 @@ class Services:
     """Everything with the lifetime of the process."""
 
     settings: Settings
-    catalog: Catalog
-    plans: Mapping[str, Plan]
+    live: Live
     database: Database
+    counters: MemoryCounters
     accounts: Accounts
+    credits: Credits
     authenticator: Authenticator
     admin_authenticator: AdminAuthenticator
+    trusted_proxies: Networks
     calls: Calls
     metrics: Metrics
+    admission: Admission
     pipeline: Pipeline
+    clock: Clock
+
+    @property
+    def catalog(self) -> Catalog:
+        """As it stands now: a reload replaces it."""
+        return self.live.catalog
+
+    async def reload(self) -> Changes:
+        """Read plans and catalog again; what differs counts on the next call. Raises `ConfigError`, changing nothing."""
+        changes = await self.live.reload(
+            record_prices=self.database.record_prices,
+            plans_in_use=self.accounts.plans_in_use,
+            before_swap=self._seed_added_windows,
+        )
+        self.authenticator.invalidate()
+        _log.info("reloaded", **changes.to_json())
+        return changes
+
+    async def _seed_added_windows(self, plans: Mapping[str, Plan]) -> None:
+        """Windows that no plan had before begin with what was used already."""
+        added = windows_added(self.live.plans.values(), plans.values())
+        await seed_new_windows(self.counters, self.database, fields=added, now=self.clock())
 
     def readiness(self) -> dict[str, str]:
         """Each dependency by name: `ok`, or what is wrong."""
@@ -80,10 +118,17 @@ class Services:
         """What handlers find in `request.app.state`."""
         return {
             "settings": self.settings,
-            "catalog": self.catalog,
-            "plans": self.plans,
+            "live": self.live,
+            "plans": self.live.plans,
             "database": self.database,
+            "counters": self.counters,
             "accounts": self.accounts,
+            "credits": self.credits,
+            "admission": self.admission,
+            "calls": self.calls,
+            "trusted_proxies": self.trusted_proxies,
+            "clock": self.clock,
+            "reload": self.reload,
             "authenticator": self.authenticator,
             "admin_authenticator": self.admin_authenticator,
             "metrics": self.metrics,
@@ -92,10 +137,15 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """The parts, alive as long as the context is entered. Raises `ConfigError`. Opens no network connection."""
-    catalog = load_catalog(settings.pricing_file).with_keys(provider_key)
-    plans = load_plans(settings.plans_file)
+async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterator[Services]:
+    """The parts, alive as long as the context is entered. Raises `ConfigError`. Opens no network connection.
+
+    `clock` says when calls are admitted; tests set it.
+    """
+    # Asked several times a call: the plain clock costs a tenth of one made from an instant.
+    wall_clock: Callable[[], float] = time.time if clock is utc_now else lambda: clock().timestamp()
+    live = Live(settings.pricing_file, settings.plans_file, provider_key)
+    trusted_proxies = trusted_networks(settings.trusted_proxies)
     secrets = load_secrets(settings)
     async with AsyncExitStack() as stack:
         # The embedded store has one process: every hold that is open now belongs to one that died.
@@ -103,41 +153,70 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         database = await Database.open(settings.database_path, settings=settings, instance_id=instance_id)
         stack.push_async_callback(database.close)
         await _book_crashed(database)
-        await database.record_prices({model.name: model.price for model in catalog.models.values()})
-        authenticator = Authenticator(database, plans, secrets)
-        counters = MemoryCounters()
-        await rebuild_counters(counters, database, plans)
-        providers, keys = await _open_providers(catalog, settings, stack)
+        await database.record_prices({model.name: model.price for model in live.catalog.models.values()})
+        counters = MemoryCounters(wall_clock=wall_clock)
+        authenticator = Authenticator(database, live.plans, secrets, wall_clock=wall_clock)
+        credit_book = Credits(
+            database,
+            lambda: live.credit_packages,
+            counters,
+            authenticator,
+            wall_clock=wall_clock,
+        )
+        await credit_book.expire_due(late_holds_s=0)  # nothing is in flight yet
+        await rebuild_counters(counters, database, plans=live.plans, now=clock())
+
+        async def seed_windows(fields: Collection[str], creators: Collection[str]) -> None:
+            await seed_new_windows(counters, database, fields=fields, creators=creators, now=clock())
+
+        providers, keys = await _open_providers(live.catalog, settings, stack)
         calls = Calls(settings.calls_max)
         services: Services
         metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
+
+        async def record_price(model: str, price: Price) -> None:
+            await database.record_prices({model: price})
+
+        admission = Admission(
+            catalog=lambda: live.catalog,
+            providers=providers,
+            counters=counters,
+            ledger=database.ledger,
+            metrics=metrics,
+            record_price=record_price,
+            is_observing=settings.policy_mode == "observe",
+            clock=clock,
+        )
         services = Services(
             settings=settings,
-            catalog=catalog,
-            plans=plans,
+            live=live,
             database=database,
-            accounts=Accounts(database, plans, secrets, authenticator),
+            counters=counters,
+            accounts=Accounts(
+                database, live.plans, secrets, authenticator, wall_clock=wall_clock, seed_windows=seed_windows
+            ),
+            credits=credit_book,
             authenticator=authenticator,
             admin_authenticator=AdminAuthenticator(database, secrets, settings.admin_key),
+            trusted_proxies=trusted_proxies,
             calls=calls,
             metrics=metrics,
+            admission=admission,
             pipeline=Pipeline(
                 settings=settings,
-                admission=Admission(
-                    catalog=catalog,
-                    providers=providers,
-                    counters=counters,
-                    ledger=database.ledger,
-                    metrics=metrics,
-                ),
+                admission=admission,
                 provider_keys=keys,
                 authenticator=authenticator,
                 counters=counters,
                 ledger=database.ledger,
                 calls=calls,
                 metrics=metrics,
+                trusted_proxies=trusted_proxies,
             ),
+            clock=clock,
         )
+        if orphaned := await services.accounts.orphaned_plans():
+            _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
         watch = spawn(_watch(services), "watch-calls")
         stack.callback(watch.cancel)
         yield services
@@ -145,15 +224,18 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 def build_app(services: Services) -> ASGIApp:
     """The public app: hot paths first, then health, then everything that needs a key."""
-    pages = Starlette(routes=[*health.routes, *models.routes, *admin_routes()], exception_handlers=EXCEPTION_HANDLERS)
+    creator_routes = [*models.routes, *me.routes, *estimate.routes]
+    pages = Starlette(routes=[*health.routes, *creator_routes, *admin_routes()], exception_handlers=EXCEPTION_HANDLERS)
     pages.router.redirect_slashes = False
     pages.add_middleware(CreatorOnly)
     pages.add_middleware(AdminOnly)
     pages.add_middleware(RequestLog)
     for name, value in services.state().items():
         setattr(pages.state, name, value)
-    chat = ChatCompletions(services.pipeline, services.settings.body_bytes_max)
-    hot: Mapping[str, ASGIApp] = {chat.path: chat}
+    hot: Mapping[str, ASGIApp] = {
+        endpoint.path: endpoint(services.pipeline, services.settings.body_bytes_max)
+        for endpoint in (ChatCompletions, ImageGenerations)
+    }
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await hot.get(scope.get("path", ""), pages)(scope, receive, send)
@@ -194,6 +276,8 @@ async def _watch(services: Services) -> None:
         turn += 1
         try:
             services.calls.interrupt_overdue()
+            if turn % _EXPIRE_EVERY_S == 0:
+                await services.credits.expire_due()
             if turn % sweep_every == 0:
                 await book_orphans(
                     services.database,

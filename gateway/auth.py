@@ -1,43 +1,53 @@
 """Virtual key -> account, and admin key -> admin. The two kinds of key share no table, no digest and no path.
 
 Every credential is hashed first and looked up by its digest, so that nothing about a wrong one can be learned from how
-long the refusal took. A key that was seen before costs one HMAC and one dictionary look-up, without suspending.
+long the refusal took. A key that was seen before costs one HMAC and one dictionary look-up, without suspending, and so
+does a creator whom a service key (scope `act_for`) named before.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from typing import Generic, TypeVar
 
-import orjson
 import structlog
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from gateway.errors import GatewayError, PolicyDenied, Unauthenticated
-from gateway.ledger.database import Database
-from gateway.ledger.schema import admin_keys, creators, virtual_keys
-from gateway.plans import with_overrides
+from gateway.account_statements import check_creator_id, insert_creator
+from gateway.errors import GatewayError, RequestError, Unauthenticated
+from gateway.ledger.database import Conflict, Database
+from gateway.ledger.schema import admin_keys
+from gateway.principals import (
+    CHALLENGE,
+    Principal,
+    denied,
+    newcomer,
+    plan_unknown,
+    read_acting,
+    read_creator,
+    read_principal,
+    refused,
+)
 from gateway.secrets import Secrets
 from policies.types import Account, Plan
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+ACT_FOR = "act_for"
+"""The scope of service keys: their calls may be another creator's."""
+CREATOR_HEADER = "x-gateway-creator"
+
+CREATOR_HEADER_BYTES = CREATOR_HEADER.encode()
 _CACHED_KEYS_MAX = 10_000
 _LOAD_LOCKS = 64
 _LOAD_TRIES = 3
-_NEVER = float("inf")
 _log = structlog.get_logger()
 
-
-class _Principal(NamedTuple):
-    account: Account
-    expires_at_s: float
-    """Unix time; infinite for keys without an end."""
-    loaded_at_s: float
-    """On the monotonic clock."""
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 def find_credential(headers: Headers) -> bytes:
@@ -52,11 +62,42 @@ def find_credential(headers: Headers) -> bytes:
     return other.strip()
 
 
+class _Cache(Generic[Key, Value]):
+    """Bounded: keeps what was used last, and believes nothing for longer than `max_age_s`."""
+
+    def __init__(self, entries_max: int, max_age_s: float | None, clock: Callable[[], float]) -> None:
+        self._entries_max = entries_max
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._entries: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        entry = self._entries.get(key)
+        if entry is None or (self._max_age_s is not None and self._clock() - entry[1] > self._max_age_s):
+            return None
+        self._entries.move_to_end(key)
+        return entry[0]
+
+    def put(self, key: Key, value: Value, read_at_s: float) -> None:
+        self._entries[key] = value, read_at_s
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+
+    def forget(self, is_meant: Callable[[Value], bool]) -> None:
+        for key in [key for key, (value, _) in self._entries.items() if is_meant(value)]:
+            del self._entries[key]
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+
 class Authenticator:
     """Knows the keys that were used lately; the rest it reads from the database.
 
     `max_age_s` is how long an entry may be believed: None where every write goes through this process, which calls
-    `invalidate`; about a second where other processes write to the same database.
+    `invalidate`; about a second where other processes write to the same database. `plans` is read at every load, so it
+    may be changed in place: call `invalidate` right after.
     """
 
     def __init__(
@@ -73,13 +114,14 @@ class Authenticator:
         self._database = database
         self._plans = plans
         self._digest = secrets.hasher("virtual-keys")
-        self._max_age_s = max_age_s
-        self._cached_keys_max = cached_keys_max
         self._wall_clock = wall_clock
         self._monotonic_clock = monotonic_clock
-        self._known: OrderedDict[bytes, _Principal] = OrderedDict()
-        self._refused: OrderedDict[bytes, float] = OrderedDict()
-        self._generation = 0
+        bounds = cached_keys_max, max_age_s, monotonic_clock
+        self._known: _Cache[bytes, Principal] = _Cache(*bounds)
+        self._refused: _Cache[bytes, bool] = _Cache(*bounds)
+        self._acting: _Cache[tuple[str, str], Account] = _Cache(*bounds)
+        self.generation = 0
+        """Another number after every write that may have changed what `authenticate` would answer."""
         # Calls that bring the same unknown key at once read it once; strangers' keys cannot flood the database.
         self._loading = [asyncio.Lock() for _ in range(_LOAD_LOCKS)]
 
@@ -87,88 +129,136 @@ class Authenticator:
         """Whom the key in `headers` belongs to. Does not suspend for a key that is cached.
 
         Raises `Unauthenticated`, in the same words for unknown, malformed, revoked and expired keys and deleted
-        creators, `PolicyDenied` when the creator's plan no longer exists, `StoreError` when the database cannot be read.
+        creators, `PolicyDenied` when the creator's plan no longer exists or the overrides cannot be applied any more,
+        `StoreError` when the database cannot be read.
         """
         credential = find_credential(headers)
         if not credential:
             raise _missing()
         digest = self._digest(credential)
-        principal = self._cached(digest) or await self._load_once(digest)
+        principal = self._known.get(digest) or await self._load_key(digest)
         if principal is None or self._wall_clock() >= principal.expires_at_s:
-            raise _refused()
+            raise refused()
         return principal.account
+
+    async def resolve_creator(
+        self, account: Account, headers: Headers, user: object = None, *, brings: bool = True
+    ) -> Account:
+        """Whose call it is: `account` itself, or the creator a service key names in `x-gateway-creator`, else in `user`.
+
+        `user` is the body's field as it came; from a key without the scope `act_for` it means nothing. `brings` as in
+        `act_for`. Does not suspend where nobody is named or the creator is cached. Raises `RequestError` (400) for an
+        unusable name or a header given twice, and what `act_for` raises.
+        """
+        named = [value for name, value in headers if name == CREATOR_HEADER_BYTES]
+        if named:
+            if len(named) > 1:
+                raise _unusable("is given twice: a call has one creator", CREATOR_HEADER)
+            return await self.act_for(account, named[0].decode("latin-1").strip(" \t"), brings=brings)
+        if user is None or ACT_FOR not in account.scopes:
+            return account
+        if not isinstance(user, str):
+            raise _unusable("must be a string: from this key it names the creator", "user")
+        return await self.act_for(account, user, param="user", brings=brings)
+
+    async def act_for(
+        self, account: Account, name: str, *, param: str = CREATOR_HEADER, brings: bool = True
+    ) -> Account:
+        """The creator `name` with its own plan, overrides and credits, under the restrictions of the key of `account`.
+
+        A creator nobody knows is made, on the key's `default_plan` if it has one: that is for calls. Without `brings`
+        nothing is written, and the answer is the account that a call would make. Does not suspend for one that is cached.
+        Raises `PolicyDenied` (403): `act_for_not_allowed`, `creator_unknown`, `creator_inactive` (deleted ones too),
+        `plan_unknown`, `overrides_unusable`; `RequestError` (400) naming `param` for what cannot be an id; `StoreError`.
+        """
+        if name == account.creator:
+            return account
+        if ACT_FOR not in account.scopes:
+            raise denied(
+                f"This key may not act for another creator: leave the header `{CREATOR_HEADER}` out, or use a key with "
+                f"the scope `{ACT_FOR}`.",
+                "act_for_not_allowed",
+                param=param,
+            )
+        return self._acting.get((account.key_id, name)) or await self._load_acting(account, name, param, brings)
+
+    async def account_of(self, creator: str) -> Account | None:
+        """The creator's account as it stands in the database, for an admin's question; None if there is none."""
+        return await read_creator(self._database, self._plans, creator)
 
     def invalidate(self, *, creator: str | None = None, key_id: str | None = None) -> None:
         """Forget the keys of `creator`, one key, or (with neither) everything. Called right after a write committed."""
-        self._generation += 1
+        self.generation += 1
         self._refused.clear()
         if creator is None and key_id is None:
             self._known.clear()
+            self._acting.clear()
             return
-        for digest, principal in list(self._known.items()):
-            if principal.account.key_id == key_id or principal.account.creator == creator:
-                del self._known[digest]
+        self._known.forget(lambda principal: principal.account.key_id == key_id or principal.account.creator == creator)
+        self._acting.forget(lambda account: account.key_id == key_id or account.creator == creator)
 
-    def _cached(self, digest: bytes) -> _Principal | None:
-        principal = self._known.get(digest)
-        if principal is None or self._is_stale(principal.loaded_at_s):
-            return None
-        self._known.move_to_end(digest)
-        return principal
-
-    def _is_stale(self, loaded_at_s: float) -> bool:
-        return self._max_age_s is not None and self._monotonic_clock() - loaded_at_s > self._max_age_s
-
-    def _is_refused(self, digest: bytes) -> bool:
-        loaded_at_s = self._refused.get(digest)
-        return loaded_at_s is not None and not self._is_stale(loaded_at_s)
-
-    async def _load_once(self, digest: bytes) -> _Principal | None:
-        if self._is_refused(digest):
+    async def _load_key(self, digest: bytes) -> Principal | None:
+        if self._refused.get(digest):
             return None
         async with self._loading[digest[0] % _LOAD_LOCKS]:
-            if (principal := self._cached(digest)) is not None or self._is_refused(digest):
+            if (principal := self._known.get(digest)) is not None or self._refused.get(digest):
                 return principal
-            return await self._load(digest)
 
-    async def _load(self, digest: bytes) -> _Principal | None:
+            def remember(principal: Principal | None, read_at_s: float) -> None:
+                if principal is None:
+                    self._refused.put(digest, True, read_at_s)
+                else:
+                    self._known.put(digest, principal, read_at_s)
+
+            return await self._settled(lambda: read_principal(self._database, self._plans, digest.hex()), remember)
+
+    async def _load_acting(self, account: Account, name: str, param: str, brings: bool) -> Account:
+        check_creator_id(name, param)
+        async with self._loading[hash(name) % _LOAD_LOCKS]:
+            if (known := self._acting.get((account.key_id, name))) is not None:
+                return known
+            found = await self._read_acting(account, name)
+            if found is None and not brings:
+                # Not remembered: to the next call it must still be somebody to bring.
+                found = await newcomer(self._database, self._plans, account.key_id, name)
+            elif found is None:
+                await self._bring(account, name)
+                found = await self._read_acting(account, name)
+            if found is None:
+                raise _unknown(param)
+            return found
+
+    async def _read_acting(self, account: Account, name: str) -> Account | None:
+        def remember(found: Account | None, read_at_s: float) -> None:
+            # That there is none is not remembered: the next call may come after the admin made it.
+            if found is not None:
+                self._acting.put((account.key_id, name), found, read_at_s)
+
+        return await self._settled(lambda: read_acting(self._database, self._plans, account.key_id, name), remember)
+
+    async def _bring(self, account: Account, name: str) -> None:
+        """Makes the creator on the key's default plan, durably; nothing where the key has none."""
+        plan = account.default_plan
+        if plan is None:
+            return
+        if plan not in self._plans:
+            raise plan_unknown(plan)
+        try:
+            await self._database.write(insert_creator(name, plan=plan, now=int(self._wall_clock() * 1000)))
+        except Conflict:
+            return  # another key or process was faster, and theirs is as good
+        _log.info("creator_brought", creator=name, plan=plan, key_id=account.key_id)
+
+    async def _settled(self, read: Callable[[], Awaitable[Value]], remember: Callable[[Value, float], None]) -> Value:
         """Reads until no write came in between: what was read before a revocation must not be remembered after it."""
         for _ in range(_LOAD_TRIES):
-            generation = self._generation
-            loaded_at_s = self._monotonic_clock()
-            row = await self._database.fetch_one(_KEY_BY_DIGEST.where(virtual_keys.c.digest == digest.hex()))
-            principal = None if row is None else self._principal(row, loaded_at_s)
-            if generation == self._generation:
-                self._remember(digest, principal, loaded_at_s)
+            generation = self.generation
+            read_at_s = self._monotonic_clock()
+            value = await read()
+            if generation == self.generation:
+                remember(value, read_at_s)
                 break
-        return principal
-
-    def _remember(self, digest: bytes, principal: _Principal | None, loaded_at_s: float) -> None:
-        cache: OrderedDict[bytes, Any] = self._refused if principal is None else self._known
-        cache[digest] = loaded_at_s if principal is None else principal
-        cache.move_to_end(digest)
-        if principal is None:
-            self._known.pop(digest, None)
-        if len(cache) > self._cached_keys_max:
-            cache.popitem(last=False)
-
-    def _principal(self, row: Mapping[str, Any], loaded_at_s: float) -> _Principal:
-        plan = self._plans.get(row["plan"])
-        if plan is None:
-            _log.warning("plan_unknown", creator=row["creator_id"], plan=row["plan"])
-            raise _plan_unknown(row["plan"])
-        for overrides in (row["creator_overrides"], row["key_overrides"]):
-            plan = with_overrides(plan, orjson.loads(overrides))
-        models = row["models"]
-        account = Account(
-            creator=row["creator_id"],
-            account_id=row["account_id"],
-            key_id=row["id"],
-            plan=plan,
-            models=None if models is None else frozenset(orjson.loads(models)),
-        )
-        expires_at = row["expires_at"]
-        return _Principal(account, _NEVER if expires_at is None else expires_at / 1000, loaded_at_s)
+        return value
 
 
 class AdminAuthenticator:
@@ -191,45 +281,24 @@ class AdminAuthenticator:
         query = select(admin_keys.c.id).where(admin_keys.c.digest == digest.hex(), admin_keys.c.revoked_at.is_(None))
         row = await self._database.fetch_one(query)
         if row is None:
-            raise _refused()
+            raise refused()
         return str(row["id"])
-
-
-_KEY_BY_DIGEST = (
-    select(
-        virtual_keys.c.id,
-        virtual_keys.c.creator_id,
-        virtual_keys.c.account_id,
-        virtual_keys.c.models,
-        virtual_keys.c.expires_at,
-        virtual_keys.c.overrides.label("key_overrides"),
-        creators.c.plan,
-        creators.c.overrides.label("creator_overrides"),
-    )
-    .join(creators, creators.c.id == virtual_keys.c.creator_id)
-    .where(virtual_keys.c.revoked_at.is_(None), creators.c.is_active, creators.c.deleted_at.is_(None))
-)
-
-_CHALLENGE = {"www-authenticate": "Bearer"}
 
 
 def _missing() -> GatewayError:
     return Unauthenticated(
-        "No API key was sent: put it into the header `Authorization: Bearer KEY`.", headers=_CHALLENGE
+        "No API key was sent: put it into the header `Authorization: Bearer KEY`.", headers=CHALLENGE
     )
 
 
-def _refused() -> GatewayError:
-    return Unauthenticated(
-        "The API key is not valid: it is unknown, expired or revoked. Ask the gateway's admin for one.",
-        headers=_CHALLENGE,
-    )
+def _unusable(reason: str, param: str) -> RequestError:
+    return RequestError(f"`{param}` {reason}.", param=param, code="invalid_value")
 
 
-def _plan_unknown(plan: str) -> GatewayError:
-    return PolicyDenied(
-        f"The plan `{plan}` of this creator is not in the gateway's plans file: its admin must add it or move the creator.",
-        status=403,
-        type="invalid_request_error",
-        code="plan_unknown",
+def _unknown(param: str) -> GatewayError:
+    return denied(
+        "There is no creator with the id this call names, and this key may not bring new ones: an admin must make it, "
+        "or give the key a default plan.",
+        "creator_unknown",
+        param=param,
     )

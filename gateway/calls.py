@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from gateway.errors import StoreError
+from policies.types import Account
 
 InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
 
@@ -22,6 +23,7 @@ class Call:
         "_is_dialled",
         "_is_interruptible",
         "_task",
+        "account",
         "admitted_at",
         "creator",
         "deadline_at",
@@ -44,6 +46,8 @@ class Call:
         self.first_byte_at: float | None = None
         self.deadline_at = float("inf")
         """On the monotonic clock: when even a client that will not read has had its time."""
+        self.account: Account | None = None
+        """Whose limits the answer tells, also where it is an error; None before the key is known."""
         self.creator = ""
         self.key_id = ""
         self.hold: asyncio.Future[None] | None = None

@@ -6,17 +6,42 @@ allowed but deserves a look (a model without a price or a cap) is told by `lint_
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 from urllib.parse import urlsplit
 
-import orjson
-
+from gateway.price_rows import (
+    CREDITS_MAX,
+    IMAGE_VARIANT,
+    PICO_PER_NANO,
+    PRICE_FIELDS,
+    PRICE_KEYS,
+    TOKENS_MAX,
+    Price,
+    read_price,
+)
 from gateway.toml_file import Table, TomlFile
 
+__all__ = [
+    "DIALECTS",
+    "DIALECTS_TO_COME",
+    "ENDPOINTS",
+    "PICO_PER_NANO",
+    "PRICE_FIELDS",
+    "Catalog",
+    "MaxTokensField",
+    "Model",
+    "Price",
+    "ProviderRow",
+    "StreamUsage",
+    "lint_catalog",
+    "load_catalog",
+    "packaged_catalog",
+]
+
 StreamUsage = Literal["inject", "always", "never"]
+MaxTokensField = Literal["max_completion_tokens", "max_tokens"]
 
 DIALECTS = frozenset({"openai", "mock"})
 """What the gateway can speak to a provider."""
@@ -25,33 +50,12 @@ DIALECTS_TO_COME = frozenset({"fal"})
 ENDPOINTS = frozenset(
     "chat completions embeddings images image_edits speech transcriptions moderations responses messages".split()
 )
-PRICE_FIELDS = (
-    "input",
-    "cached_input",
-    "cache_write",
-    "output",
-    "reasoning",
-    "audio_input",
-    "audio_output",
-    "image_input",
-    "image_output",
-)
-"""Prices per token; each is `<name>_usd_per_mtok` in the file."""
-
-PICO_PER_NANO = 1_000
-_PICO_DIGITS_PER_MTOK = 6  # a dollar per million tokens is 10^6 pico-dollars a token
-_PICO_DIGITS = 12
-_USD_PER_MTOK_MAX = 1_000_000
-_USD_PER_IMAGE_MAX = 10_000
-_TOKENS_MAX = 100_000_000
 _MODELS_MAX = 10_000
 _PROVIDERS_MAX = 1_000
-_IMAGE_PRICES_MAX = 200
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADER = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_IMAGE_KEY = re.compile(r"(\*|[A-Za-z0-9._-]{1,32})(?:/(\*|[A-Za-z0-9._-]{1,32}))?")
 _HEADERS_TAKEN = frozenset(
     "host connection content-length content-type transfer-encoding te upgrade expect accept accept-encoding user-agent".split()
 )
@@ -76,48 +80,8 @@ class ProviderRow:
     gone_grace_s: float | None = None
     unlisted_is_reasoning: bool = False
     """Tokens in `total_tokens` that neither the prompt nor the completion accounts for are reasoning (Gemini)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Pico-dollars (1e-12 USD) per token; None means there is no price, and that kind of token is refused."""
-
-    version: str
-    """`<file version>.<digest of the row>`: it changes whenever any number of the row does."""
-    input: int | None = None
-    cached_input: int | None = None
-    """None: the `input` rate; so for `cache_write`."""
-    cache_write: int | None = None
-    output: int | None = None
-    reasoning: int | None = None
-    """None: the `output` rate."""
-    audio_input: int | None = None
-    audio_output: int | None = None
-    image_input: int | None = None
-    image_output: int | None = None
-    images: Mapping[str, int] | None = None
-    """Pico-dollars per image, by `size/quality` (`1024x1024/hd`); a `*` stands for any. Always with the slash."""
-
-    rates: tuple[int | None, ...] = field(init=False, repr=False, compare=False)
-    """What each bucket of a `Usage` costs, in its order. This and the rest is made once, so that calls only multiply."""
-    text_rates: tuple[int, int, int, int, int] | None = field(init=False, repr=False, compare=False)
-    """The text buckets of `rates`; None if one has no rate."""
-    dearest: tuple[int | None, int | None] = field(init=False, repr=False, compare=False)
-    """The most an input and an output token can cost; None where none has a rate."""
-    dearest_text: tuple[int | None, int | None] = field(init=False, repr=False, compare=False)
-    """The same without audio and images."""
-
-    def __post_init__(self) -> None:
-        text_in = (self.input, _or(self.cached_input, self.input), _or(self.cache_write, self.input))
-        text_out = (self.output, _or(self.reasoning, self.output))
-        media_in, media_out = (self.audio_input, self.image_input), (self.audio_output, self.image_output)
-        one_image = self.images.get("*/*") if self.images and len(self.images) == 1 else None
-        text = (*text_in, *text_out)
-        put = object.__setattr__
-        put(self, "rates", (*text_in, *media_in, *text_out, *media_out, one_image))
-        put(self, "text_rates", None if None in text else text)
-        put(self, "dearest", (_max(text_in + media_in), _max(text_out + media_out)))
-        put(self, "dearest_text", (_max(text_in), _max(text_out)))
+    max_tokens_field: MaxTokensField = "max_completion_tokens"
+    """Where the gateway writes a bound of the output that the caller did not set (Ollama only knows `max_tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +103,22 @@ class Model:
     credits: int | None = None
     downgrade_to: str | None = None
     source: str = ""
+    image_default: str | None = None
+    """`size/quality` of an image where a request names none."""
+    image_output_tokens_max: int | None = None
+    """The most tokens one image is, of a model whose images are priced by tokens."""
 
     def missing_prices(self, endpoint: str) -> tuple[str, ...]:
         """Keys of the prices without which a call of `endpoint` is refused as unpriced; empty when all are there."""
-        needed = _PRICES_NEEDED[endpoint]
         if endpoint == "images" and self.price.images:
             return ()
-        return tuple(f"{name}_usd_per_mtok" for name in needed if getattr(self.price, name) is None)
+        missing = [f"{name}_usd_per_mtok" for name in _PRICES_NEEDED[endpoint] if getattr(self.price, name) is None]
+        if endpoint in _IMAGE_ENDPOINTS and self.image_output_tokens_max is None:
+            missing.append("image_output_tokens_max")
+        return tuple(missing)
 
 
+_IMAGE_ENDPOINTS = frozenset({"images", "image_edits"})
 _PRICES_NEEDED: Mapping[str, tuple[str, ...]] = {
     "chat": ("input", "output"),
     "completions": ("input", "output"),
@@ -216,26 +187,43 @@ def _doubts(model: Model, catalog: Catalog) -> Iterable[str]:
             yield "no output_tokens_max: a call without max_tokens has no worst case of its own"
     if not model.source:
         yield "no source: say where and when its prices were read"
+    yield from _price_doubts(model)
     if target := catalog.models.get(model.downgrade_to or ""):
-        if lost := sorted(model.endpoints - target.endpoints):
-            yield f"downgrade_to {target.name} does not serve {', '.join(lost)}: such calls are not downgraded"
-        if _is_dearer(target.price, model.price):
-            yield f"downgrade_to {target.name} costs more"
+        yield from _downgrade_doubts(model, target)
+
+
+def _price_doubts(model: Model) -> Iterable[str]:
+    price = model.price
+    if price.images and model.image_default is None and "*/*" not in price.images:
+        yield "no image_default: calls that name no size or quality are refused as unpriced"
+    if model.context_tokens_max is not None and price.long_prompt and price.long_above >= model.context_tokens_max:
+        yield "long_prompt begins above context_tokens_max: no call gets there"
+
+
+def _downgrade_doubts(model: Model, target: Model) -> Iterable[str]:
+    if lost := sorted(model.endpoints - target.endpoints):
+        yield f"downgrade_to {target.name} does not serve {', '.join(lost)}: such calls are not downgraded"
+    if lost := sorted(model.capabilities - target.capabilities):
+        yield f"downgrade_to {target.name} lacks {', '.join(lost)}: calls that need it are not downgraded"
+    variants = (model.price.images or {}) if target.price.images else {}
+    if lost := sorted(key for key in variants if target.price.image_pico_usd(key) is None):
+        yield f"downgrade_to {target.name} has no price for {', '.join(lost)}: such calls are not downgraded"
+    if _is_dearer(target.price, model.price):
+        yield f"downgrade_to {target.name} costs more"
 
 
 def _is_dearer(one: Price, other: Price) -> bool:
-    return any(
-        theirs is not None and ours is not None and theirs > ours
-        for theirs, ours in ((one.input, other.input), (one.output, other.output))
-    )
-
-
-def _or(rate: int | None, fallback: int | None) -> int | None:
-    return fallback if rate is None else rate
-
-
-def _max(rates: Iterable[int | None]) -> int | None:
-    return max((rate for rate in rates if rate is not None), default=None)
+    """Whether anything costs more at `one`: a token of a short or long prompt, or an image."""
+    longest = TOKENS_MAX + 1
+    long, other_long = one.at(longest), other.at(longest)
+    pairs = [
+        (one.input, other.input),
+        (one.output, other.output),
+        (long.input, other_long.input),
+        (long.output, other_long.output),
+        *((one.image_pico_usd(variant), pico_usd) for variant, pico_usd in (other.images or {}).items()),
+    ]
+    return any(theirs is not None and ours is not None and theirs > ours for theirs, ours in pairs)
 
 
 def _version(root: Table) -> str:
@@ -255,6 +243,9 @@ def _provider(name: str, table: Table) -> ProviderRow:
     stream_usage = table.text("stream_usage") or "inject"
     if stream_usage not in get_args(StreamUsage):
         table.fault(f"must be one of {', '.join(get_args(StreamUsage))}", "stream_usage")
+    max_tokens_field = table.text("max_tokens_field") or "max_completion_tokens"
+    if max_tokens_field not in get_args(MaxTokensField):
+        table.fault(f"must be one of {', '.join(get_args(MaxTokensField))}", "max_tokens_field")
     api_key_env = table.text("api_key_env")
     if api_key_env and not _ENV_NAME.fullmatch(api_key_env):
         # The value is not repeated: it may be a key, pasted where its variable's name belongs.
@@ -270,6 +261,7 @@ def _provider(name: str, table: Table) -> ProviderRow:
         retry_unanswered=table.flag("retry_unanswered", default=False),
         gone_grace_s=None if grace_ms is None else grace_ms / 1000,
         unlisted_is_reasoning=table.flag("unlisted_is_reasoning", default=False),
+        max_tokens_field=cast(MaxTokensField, max_tokens_field),
     )
 
 
@@ -301,11 +293,7 @@ def _auth_header(table: Table) -> str:
     return name
 
 
-_MODEL_KEYS = frozenset(
-    Model.__dataclass_fields__.keys() - {"name", "price"}
-    | {f"{name}_usd_per_mtok" for name in PRICE_FIELDS}
-    | {"image_usd"}
-)
+_MODEL_KEYS = frozenset(Model.__dataclass_fields__.keys() - {"name", "price"} | PRICE_KEYS)
 
 
 def _model(name: str, table: Table, version: str, providers: Mapping[str, ProviderRow]) -> Model:
@@ -322,23 +310,35 @@ def _model(name: str, table: Table, version: str, providers: Mapping[str, Provid
     tier = table.text("tier") or "standard"
     if not _WORD.fullmatch(tier):
         table.fault(f"must match {_WORD.pattern}", "tier")
+    price = read_price(name, table, version)
     return Model(
         name=name,
         provider=provider,
         upstream_model=table.text("upstream_model", default=name) or name,
         endpoints=_endpoints(table),
-        price=_price(name, table, version),
+        price=price,
         display_name=table.text("display_name"),
         description=table.text("description", chars_max=2000),
         active=active,
         tier=tier,
-        context_tokens_max=table.count("context_tokens_max", at_least=1, at_most=_TOKENS_MAX),
-        output_tokens_max=table.count("output_tokens_max", at_least=1, at_most=_TOKENS_MAX),
+        context_tokens_max=table.count("context_tokens_max", at_least=1, at_most=TOKENS_MAX),
+        output_tokens_max=table.count("output_tokens_max", at_least=1, at_most=TOKENS_MAX),
         capabilities=table.words("capabilities", allowed=_WORD),
-        credits=table.count("credits", at_least=0, at_most=1_000_000_000),
+        credits=table.count("credits", at_least=0, at_most=CREDITS_MAX),
         downgrade_to=table.text("downgrade_to") or None,
         source=table.text("source", chars_max=1000),
+        image_default=_image_default(table, price),
+        image_output_tokens_max=table.count("image_output_tokens_max", at_least=1, at_most=TOKENS_MAX),
     )
+
+
+def _image_default(table: Table, price: Price) -> str | None:
+    variant = table.text("image_default") or None
+    if variant is not None and not IMAGE_VARIANT.fullmatch(variant):
+        table.fault("must be size/quality such as 1024x1024/standard", "image_default")
+    elif variant is not None and price.images is not None and price.image_pico_usd(variant) is None:
+        table.fault("has no price in image_usd", "image_default")
+    return variant
 
 
 def _endpoints(table: Table) -> frozenset[str]:
@@ -349,38 +349,6 @@ def _endpoints(table: Table) -> frozenset[str]:
     if unknown := endpoints - ENDPOINTS:
         table.fault(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(sorted(ENDPOINTS))}", "endpoints")
     return endpoints & ENDPOINTS
-
-
-def _price(name: str, table: Table, version: str) -> Price:
-    rates = {
-        rate: table.decimal(f"{rate}_usd_per_mtok", scale=_PICO_DIGITS_PER_MTOK, at_most=_USD_PER_MTOK_MAX)
-        for rate in PRICE_FIELDS
-    }
-    images = _image_prices(table)
-    # The name is part of the digest: equal prices of two models are two rows, and a version names one of them.
-    row = orjson.dumps([name, rates, images], option=orjson.OPT_SORT_KEYS)
-    return Price(f"{version}.{sha256(row).hexdigest()[:10]}", images=images, **rates)
-
-
-def _image_prices(table: Table) -> dict[str, int] | None:
-    data = table.data.get("image_usd")
-    if data is None:
-        return None
-    if not isinstance(data, dict) or not 1 <= len(data) <= _IMAGE_PRICES_MAX:
-        table.fault(f"must be a table of 1 to {_IMAGE_PRICES_MAX} prices by size/quality", "image_usd")
-        return None
-    prices = Table(table.file, (*table.where, "image_usd"), data)
-    found: dict[str, int] = {}
-    for key in data:
-        if not (parts := _IMAGE_KEY.fullmatch(key)):
-            prices.fault("must be size/quality such as 1024x1024/hd, * for any", key)
-            continue
-        whole = f"{parts[1]}/{parts[2] or '*'}"
-        if whole in found:
-            prices.fault(f"is a second price for {whole}", key)
-        price = prices.decimal(key, scale=_PICO_DIGITS, at_most=_USD_PER_IMAGE_MAX)
-        found[whole] = price or 0
-    return found
 
 
 def _check_downgrades(rows: Mapping[str, Table], models: Mapping[str, Model]) -> None:

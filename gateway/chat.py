@@ -7,20 +7,35 @@ upstream, the payer or the books are refused.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from gateway.catalog import Model, StreamUsage
-from gateway.errors import RequestError
+from gateway.catalog import Model, Price, ProviderRow
+from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT, Report, meter_chat, output_estimate
+from gateway.metering import Metered, estimated
+from gateway.model_request import OUTPUT_TOKENS_EXPECTED, OUTPUT_TOKENS_LEAST, Estimate
+from gateway.pricing import UnpricedUsage, cost_nano_usd, worst_case_nano_usd
+from gateway.request_fields import (
+    dump_body,
+    parse_body,
+    read_boolean,
+    read_integer,
+    read_object,
+    read_required_text,
+    read_short_text,
+    refuse_steering,
+    too_deep,
+    unpriced_feature,
+    wrong,
+)
 from gateway.streaming import utf8_bytes
+from gateway.usage import Usage
 
 CHOICES_MAX = 128
+# A NamedTuple's own constructor takes twice as long as the tuple's.
+_made = tuple.__new__
 MODEL_NAME_CHARS_MAX = 200
-OUTPUT_TOKENS_DEFAULT = 16_384
-"""Taken as a model's cap where the catalog names none."""
-CONTEXT_TOKENS_DEFAULT = 2_000_000
-"""Likewise for the context: beyond any model of today, so that it bounds hostile usage only."""
 
 # What one part may cost in tokens, where it cannot be read off its size. Dearest cases: a high-detail image on
 # gpt-4o-mini (2 833 + 8 tiles of 5 667, OpenAI's vision guide), a 100-page PDF at 1 500 tokens a page, an hour of audio
@@ -32,26 +47,12 @@ _PART_TOKENS = {
     "input_audio": 115_200,
     "video_url": 300_000,
 }
+_IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _TOKENS_MAX = 2**63 - 1
-_LARGE_BODY_BYTES = 2**20
-_VALUES_MAX = 1_000_000
-"""Objects, arrays and commas in a large body; the longest prompts of today have a tenth of it."""
 _TEXT_PART = frozenset({"type", "text"})
 _MESSAGE_TOKENS = 8
 """Framing of one message: role and separators."""
 
-_STEERING = frozenset(
-    """
-    api_base base_url api_key api_version api_type azure azure_ad_token azure_ad_token_provider callbacks client
-    custom_llm_provider custom_pricing default_headers deployment_id extra_body extra_headers extra_query fallbacks
-    headers hf_model_name input_cost_per_token input_cost_per_second litellm_call_id litellm_logging_obj
-    litellm_metadata litellm_params logger_fn max_retries mock_delay mock_response mock_timeout mock_tool_calls model_info model_list
-    no-log no_log num_retries organization output_cost_per_token output_cost_per_second project proxy
-    proxy_server_request region_name secret_fields shared_session ssl_verify timeout use_litellm_proxy user_config
-    user_api_key context_window_fallback_dict success_callback failure_callback preset_cache_key
-    """.split()
-)
-_STEERING_PREFIXES = ("aws_", "vertex_", "azure_", "watsonx_", "litellm_", "sagemaker_", "oci_")
 _KNOWN = frozenset(
     """
     model messages stream stream_options max_tokens max_completion_tokens n temperature top_p stop tools tool_choice
@@ -72,12 +73,13 @@ _NO_INPUT = _PLAIN | frozenset(
     "stream_options n best_of modalities audio web_search_options service_tier tool_choice".split()
 )
 _FREE_TOOLS = frozenset({"function", "custom"})
-_FREE_SERVICE_TIERS = frozenset({"auto", "default", "flex"})
+_BASE_TIERS = frozenset({"", "auto", "default", "standard", "flex"})
+"""Never dearer than the base rate: a row without a table for them is right, or bills a little much."""
 
 
 @dataclass(slots=True)
 class ChatRequest:
-    """The fields the gateway itself reads; `body` is everything, ready to be changed and sent on."""
+    """The fields the gateway itself reads (`ModelRequest`); `body` is everything, ready to be changed and sent on."""
 
     body: dict[str, Any]
     model: str
@@ -90,12 +92,21 @@ class ChatRequest:
     wants_usage: bool = False
     max_tokens: int | None = None
     """The caller's explicit bound; None when there was none."""
+    clamped_to: int | None = None
+    """Our bound, where the hold had to shrink and the caller gave none."""
     answers: int = 1
     """`n`: how many choices the answer has."""
     choices: int = 1
     """How many answers the provider works on: `n`, or `best_of` where a server of this dialect knows it."""
     has_audio_input: bool = False
+    has_images: bool = False
     wants_audio_output: bool = False
+    service_tier: str = ""
+    """Asked for by name; empty where the caller left it to the provider."""
+
+    endpoint: ClassVar[str] = "chat"
+    path: ClassVar[str] = "/chat/completions"
+    images: ClassVar[int] = 0
 
     @property
     def is_text_only(self) -> bool:
@@ -107,6 +118,29 @@ class ChatRequest:
         """What the input most likely is, where nobody reports it: a token per four bytes."""
         return -(-self.text_bytes // 4)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        body = self.body
+        found = set()
+        if body.get("tools") or body.get("functions"):
+            found.add("tools")
+        response_format = body.get("response_format")
+        if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
+            found.add("json_schema")
+        if self.has_images:
+            found.add("vision")
+        if self.has_audio_input or self.wants_audio_output:
+            found.add("audio")
+        return frozenset(found)
+
+    def fits(self, model: Model) -> bool:
+        room = model.context_tokens_max
+        return self.needs <= model.capabilities and (room is None or self.input_tokens_estimate <= room)
+
+    def variant(self, model: Model) -> str:
+        tier = self.service_tier
+        return tier if tier and model.price.knows_tier(tier) else ""
+
     def input_tokens_max(self, model: Model) -> int:
         """A bound no tokenizer passes: a token per byte, framing, and the dearest case of every other part."""
         bound = self.text_bytes + _MESSAGE_TOKENS * (self.message_count + 1) + self.part_tokens
@@ -115,45 +149,98 @@ class ChatRequest:
     def output_tokens_max(self, model: Model) -> int:
         """What the model may answer at most, over all choices."""
         cap = model.output_tokens_max or OUTPUT_TOKENS_DEFAULT
-        return min(self.max_tokens or cap, cap) * self.choices
+        return min(self.max_tokens or self.clamped_to or cap, cap) * self.choices
 
-    def upstream_body(self, model: Model, stream_usage: StreamUsage) -> bytes:
+    def worst_case(self, model: Model, price: Price) -> int:
+        self._refuse_unpriced(price)
+        return self._bound(price, self.input_tokens_max(model), self.output_tokens_max(model))
+
+    def estimate(self, model: Model, price: Price) -> Estimate:
+        if self.has_audio_input or self.wants_audio_output or self.service_tier:
+            self._refuse_unpriced(price)
+        cap = model.output_tokens_max or OUTPUT_TOKENS_DEFAULT
+        choices, bound = self.choices, self.max_tokens
+        likely_input = -(-self.text_bytes // 4)
+        likely_output = min(bound or OUTPUT_TOKENS_EXPECTED, cap) * choices
+        usage = _made(Usage, (likely_input, 0, 0, 0, 0, likely_output, 0, 0, 0, 0))
+        tier = self.service_tier if self.service_tier and price.knows_tier(self.service_tier) else ""
+        input_most = self.input_tokens_max(model)
+        smallest = None
+        if bound is None and cap > OUTPUT_TOKENS_LEAST:
+            smallest = self._bound(price, input_most, OUTPUT_TOKENS_LEAST * choices)
+        worst = self._bound(price, input_most, self.output_tokens_max(model))
+        expected = cost_nano_usd(usage, price, tier)
+        return _made(Estimate, (worst, smallest, expected, likely_input + likely_output))
+
+    def _refuse_unpriced(self, price: Price) -> None:
+        if (self.has_audio_input and price.audio_input is None) or (
+            self.wants_audio_output and price.audio_output is None
+        ):
+            raise UnpricedUsage("audio", price.version)
+        if self.service_tier not in _BASE_TIERS and not price.knows_tier(self.service_tier):
+            raise unpriced_feature("service_tier")
+
+    def unfinished_usage(self, model: Model) -> Usage:
+        return _made(Usage, (-(-self.text_bytes // 4), 0, 0, 0, 0, OUTPUT_TOKENS_EXPECTED, 0, 0, 0, 0))
+
+    def clamp(self, model: Model, price: Price, nano_usd: int) -> int | None:
+        """The largest bound that `nano_usd` pays for, found by halving: the price may have steps."""
+        input_most = self.input_tokens_max(model)
+        least, most = OUTPUT_TOKENS_LEAST, model.output_tokens_max or OUTPUT_TOKENS_DEFAULT
+        if self._bound(price, input_most, most * self.choices) <= nano_usd:
+            return None
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self._bound(price, input_most, middle * self.choices) <= nano_usd:
+                least = middle
+            else:
+                most = middle - 1
+        if self.clamped_to is None or least < self.clamped_to:
+            self.clamped_to = least
+        return self.clamped_to
+
+    def _bound(self, price: Price, input_tokens: int, output_tokens: int) -> int:
+        return worst_case_nano_usd(
+            price,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            text_only=not self.part_tokens and not self.wants_audio_output,
+            service_tier=self.service_tier,
+        )
+
+    def upstream_body(self, model: Model, row: ProviderRow) -> bytes:
         """The request as the provider gets it: its own model name, usage asked for, an excessive bound lowered."""
-        body = self.body
-        body["model"] = model.upstream_model
+        body = {**self.body, "model": model.upstream_model}  # a downgrade writes it again, for another provider
         cap = model.output_tokens_max
         if self.max_tokens is not None and cap is not None and self.max_tokens > cap:
             for field in ("max_tokens", "max_completion_tokens"):
                 if body.get(field) is not None:
                     body[field] = min(body[field], cap)
-        if self.is_streaming and stream_usage == "inject" and not self.wants_usage:
+        elif self.clamped_to is not None:
+            body[row.max_tokens_field] = self.clamped_to
+        if self.is_streaming and row.stream_usage == "inject" and not self.wants_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        try:
-            return orjson.dumps(body)
-        except orjson.JSONEncodeError:
-            raise _too_deep() from None
+        return dump_body(body)
+
+    def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
+        if answer.get("choices") is None and answer.get("usage") is None:
+            return None
+        report = Report(answer.get("usage"), answer.get("service_tier"))
+        metered = meter_chat(self, model, row, report, lambda: output_estimate(answer))
+        return metered if answer.get("choices") is not None else metered._replace(is_answer=False)
+
+    def meter_unanswered(self, model: Model) -> Metered:
+        return estimated(self.input_tokens_estimate, 0, model.price, asked=self.variant(model))
 
 
 def read_chat_request(raw: bytes) -> ChatRequest:
     """Parse and check a body. Raises `RequestError` saying what to change."""
-    if len(raw) > _LARGE_BODY_BYTES and sum(map(raw.count, b"{[,")) > _VALUES_MAX:
-        # A few bytes of JSON can become a hundred of memory, and the event loop would stand still meanwhile.
-        raise RequestError("The body holds too many values.", status=413, code="request_too_large")
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise RequestError(
-            f"The body is not valid JSON: {exc.msg} (position {exc.pos}).", code="invalid_json"
-        ) from None
-    if not isinstance(body, dict):
-        raise _wrong("body", "must be a JSON object")
-    _refuse_steering(body)
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
-        raise _wrong("model", "is required and must be a string", code="missing_required_parameter")
+    body = parse_body(raw)
+    refuse_steering(body, _KNOWN)
+    model = read_required_text(body, "model")
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "is required and must be a non-empty array", code="missing_required_parameter")
+        raise wrong("messages", "is required and must be a non-empty array", code="missing_required_parameter")
     try:
         request = ChatRequest(body, model, len(messages))
         _measure(request, messages)
@@ -161,8 +248,8 @@ def read_chat_request(raw: bytes) -> ChatRequest:
         if not _PLAIN.issuperset(body):
             _read_other_fields(request)
     except orjson.JSONEncodeError:
-        raise _too_deep() from None
-    request.is_streaming = _boolean(body, "stream")
+        raise too_deep() from None
+    request.is_streaming = read_boolean(body, "stream")
     request.max_tokens = _max_tokens(body)
     return request
 
@@ -170,26 +257,16 @@ def read_chat_request(raw: bytes) -> ChatRequest:
 def _read_other_fields(request: ChatRequest) -> None:
     body = request.body
     _refuse_unpriced_features(body)
-    request.wants_usage = _boolean(_object(body, "stream_options"), "include_usage", "stream_options.include_usage")
-    request.answers = _integer(body, "n", 1, CHOICES_MAX) or 1
-    request.choices = max(request.answers, _integer(body, "best_of", 1, CHOICES_MAX) or 1)
+    request.wants_usage = read_boolean(
+        read_object(body, "stream_options"), "include_usage", "stream_options.include_usage"
+    )
+    request.answers = read_integer(body, "n", 1, CHOICES_MAX) or 1
+    request.choices = max(request.answers, read_integer(body, "best_of", 1, CHOICES_MAX) or 1)
+    request.service_tier = read_short_text(body, "service_tier")
     request.wants_audio_output = body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None
     # Tools, schemas, and whatever a provider may take for input that we do not know.
     for field in body.keys() - _NO_INPUT:
         request.text_bytes += len(orjson.dumps(body[field]))
-
-
-def _refuse_steering(body: Mapping[str, Any]) -> None:
-    if _KNOWN.issuperset(body):
-        return
-    for field in body.keys() - _KNOWN:
-        if field in _STEERING or field.startswith(_STEERING_PREFIXES):
-            shown = field if len(field) <= 64 and field.isprintable() else "this field"
-            raise RequestError(
-                f"The field `{shown}` is not accepted: host, key, payer and logging are the gateway's.",
-                code="unsupported_parameter",
-                param=shown,
-            )
 
 
 def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
@@ -197,15 +274,12 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
     tools = body.get("tools")
     if tools is not None:
         if not isinstance(tools, list):
-            raise _wrong("tools", "must be an array")
+            raise wrong("tools", "must be an array")
         for tool in tools:
             if not isinstance(tool, dict) or not isinstance(tool.get("type"), str) or tool["type"] not in _FREE_TOOLS:
-                raise _unpriced("tools[].type")
+                raise unpriced_feature("tools[].type")
     if body.get("web_search_options") is not None:
-        raise _unpriced("web_search_options")
-    tier = body.get("service_tier")
-    if tier is not None and (not isinstance(tier, str) or tier not in _FREE_SERVICE_TIERS):
-        raise _unpriced("service_tier")
+        raise unpriced_feature("web_search_options")
 
 
 def _measure(request: ChatRequest, messages: list[Any]) -> None:
@@ -213,7 +287,7 @@ def _measure(request: ChatRequest, messages: list[Any]) -> None:
     text = 0
     for message in messages:
         if not isinstance(message, dict):
-            raise _wrong("messages", "must hold objects")
+            raise wrong("messages", "must hold objects")
         for key, value in message.items():
             if type(value) is str:
                 if key != "role":
@@ -228,11 +302,12 @@ def _measure(request: ChatRequest, messages: list[Any]) -> None:
 
 def _measure_part(request: ChatRequest, part: object) -> None:
     if not isinstance(part, dict):
-        raise _wrong("messages[].content", "must hold objects with a `type`")
+        raise wrong("messages[].content", "must hold objects with a `type`")
     kind = part.get("type")
     if isinstance(kind, str) and kind in _PART_TOKENS:
         request.part_tokens += _PART_TOKENS[kind]
         request.has_audio_input |= kind == "input_audio"
+        request.has_images |= kind in _IMAGE_PARTS
     elif part.keys() == _TEXT_PART and isinstance(part["text"], str):
         request.text_bytes += utf8_bytes(part["text"])
     else:
@@ -241,49 +316,6 @@ def _measure_part(request: ChatRequest, part: object) -> None:
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:
     """The larger of two, for a server that heeds the other one."""
-    old = _integer(body, "max_tokens", 1, _TOKENS_MAX)
-    new = _integer(body, "max_completion_tokens", 1, _TOKENS_MAX)
+    old = read_integer(body, "max_tokens", 1, _TOKENS_MAX)
+    new = read_integer(body, "max_completion_tokens", 1, _TOKENS_MAX)
     return new if old is None else old if new is None else max(old, new)
-
-
-def _integer(body: Mapping[str, Any], field: str, least: int, most: int) -> int | None:
-    value = body.get(field)
-    if value is None:
-        return None
-    if type(value) is not int or not least <= value <= most:
-        raise _wrong(field, f"must be an integer from {least} to {most}")
-    return value
-
-
-def _boolean(body: Mapping[str, Any], field: str, name: str | None = None) -> bool:
-    value = body.get(field)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise _wrong(name or field, "must be true or false")
-    return value
-
-
-def _object(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    value = body.get(field)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _wrong(field, "must be an object")
-    return value
-
-
-def _wrong(field: str, what: str, *, code: str = "invalid_value") -> RequestError:
-    return RequestError(f"`{field}` {what}.", code=code, param=field)
-
-
-def _too_deep() -> RequestError:
-    return RequestError("The body is nested too deeply.", code="invalid_json")
-
-
-def _unpriced(field: str) -> RequestError:
-    return RequestError(
-        f"`{field}` asks for something the catalog has no price for, so it is refused.",
-        code="unpriced_feature",
-        param=field,
-    )

@@ -9,7 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.commands import check, creators, db, keys, ledger, prices
+from gateway.commands import check, creators, db, keys, ledger, policies, prices
+from gateway.commands import credits as credit_commands
 from gateway.errors import ConfigError, GatewayError
 
 __all__ = ["app", "main"]
@@ -39,9 +40,12 @@ def serve(
 app.add_typer(creators.app, name="creators")
 app.add_typer(keys.app, name="keys")
 app.add_typer(keys.admin_app, name="admin-keys")
+app.add_typer(credit_commands.app, name="credits")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(prices.app, name="prices")
 app.add_typer(db.app, name="db")
+app.command()(policies.estimate)
+app.command()(policies.reload)
 app.command()(check.check)
 app.command()(check.healthcheck)
 

@@ -32,6 +32,14 @@ class Settings(BaseSettings):
     )
     pricing_file: Path | None = Field(None, description="Catalog of models and prices. Unset: the packaged one.")
     plans_file: Path | None = Field(None, description="Plans; replaces the packaged file. Unset: the packaged one.")
+    policy_mode: Literal["enforce", "observe"] = Field(
+        "enforce",
+        description="`observe`: limits, quotas and budgets are decided and logged, and refuse or downgrade nothing.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Networks (CIDR, comma-separated) whose `X-Forwarded-For` is believed. Empty: nobody's.",
+    )
     database_url: str | None = Field(
         None, description="`sqlite:///path`. Unset: `gateway.db` in the data folder. PostgreSQL is not supported yet."
     )

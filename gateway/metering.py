@@ -19,6 +19,12 @@ class Metered(NamedTuple):
     source: UsageSource
     cost_nano_usd: int
     flags: tuple[str, ...] = ()
+    variant: str = ""
+    """What the price also depended on: an image's size and quality, the service tier the provider reported."""
+    images: int = 0
+    """Images that came back; credits and free images are taken for these."""
+    is_answer: bool = True
+    """False: something was consumed, but no client could make anything of what came."""
 
 
 class Ending(NamedTuple):
@@ -30,12 +36,20 @@ class Ending(NamedTuple):
 
 
 NOTHING = Metered(NO_USAGE, "none", 0)
+_BASE_TIERS = frozenset({"", "auto", "default", "standard"})
+"""What providers call the ordinary service."""
 
 
-def reported(usage: Usage, price: Price, source: UsageSource = "provider") -> Metered:
-    """By the provider's own, already judged, report."""
+def reported(
+    usage: Usage, price: Price, source: UsageSource = "provider", *, tier: object = None, asked: str = ""
+) -> Metered:
+    """By the provider's own, already judged, report.
+
+    `tier` is the service tier it says it served; `asked` the one with rates of its own that the caller asked for.
+    """
+    variant, flags = _variant(usage, price, tier, asked)
     try:
-        return Metered(usage, source, cost_nano_usd(usage, price))
+        return Metered(usage, source, cost_nano_usd(usage, price, variant), flags, variant)
     except UnpricedUsage:
         # The provider billed a kind of token the row has no rate for: never free, so it counts at the text rate.
         as_text = Usage(
@@ -45,10 +59,29 @@ def reported(usage: Usage, price: Price, source: UsageSource = "provider") -> Me
             text_output=usage.text_output + usage.audio_output + usage.image_output,
             reasoning=usage.reasoning,
         )
-        return Metered(as_text, source, cost_nano_usd(as_text, price), ("unpriced_usage",))
+        return Metered(as_text, source, cost_nano_usd(as_text, price, variant), (*flags, "unpriced_usage"), variant)
 
 
-def estimated(input_tokens: int, output_tokens: int, price: Price, *flags: str) -> Metered:
-    """By the written rule."""
+def _variant(usage: Usage, price: Price, tier: object, asked: str) -> tuple[str, tuple[str, ...]]:
+    """The tier whose rates hold, and a flag where the provider served one that the row does not know.
+
+    Where it does not say, the one asked for; where it names an unknown one, the dearer of that and the ordinary one,
+    which the hold has covered.
+    """
+    if tier is None or not isinstance(tier, str):
+        return asked, ()
+    if tier in _BASE_TIERS:
+        return "", ()
+    if price.knows_tier(tier):
+        return tier, ()
+    try:
+        is_dearer = bool(asked) and cost_nano_usd(usage, price, asked) > cost_nano_usd(usage, price)
+    except UnpricedUsage:
+        is_dearer = bool(asked)
+    return asked if is_dearer else "", ("unpriced_tier",)
+
+
+def estimated(input_tokens: int, output_tokens: int, price: Price, *flags: str, asked: str = "") -> Metered:
+    """By the written rule, at the rates of the service tier that was `asked` for."""
     usage = Usage(uncached_input=input_tokens, text_output=output_tokens)
-    return Metered(usage, "estimated", cost_nano_usd(usage, price), flags)
+    return Metered(usage, "estimated", cost_nano_usd(usage, price, asked), flags, asked)

@@ -1,4 +1,4 @@
-"""One chat completion from top to bottom.
+"""One call from top to bottom, whatever its endpoint.
 
 1. authenticate the virtual key          5. admit: take every limit, or none
 2. read and check the body               6. forward, once the hold is durable
@@ -16,9 +16,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import orjson
 import structlog
 
+from gateway.addresses import Networks, client_address
 from gateway.admission import Admission, Admitted
 from gateway.answers import (
     ERROR_BYTES_MAX,
+    denied,
     limit_headers,
     provider_refusal,
     redact_bytes,
@@ -26,23 +28,26 @@ from gateway.answers import (
     upstream_invalid,
     upstream_request_id,
 )
-from gateway.auth import Authenticator
+from gateway.auth import CREATOR_HEADER_BYTES, Authenticator
 from gateway.calls import Call, Calls
 from gateway.catalog import ProviderRow
-from gateway.chat import read_chat_request
+from gateway.chat import ChatRequest
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
-from gateway.endings import input_only, internal_error, meter, of_failure, of_interrupt, of_stream, output_estimate
+from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, unanswered
 from gateway.errors import DO_NOT_RETRY, GatewayError, StoreError, error_body
 from gateway.ledger.records import Entry, Ledger, Outcome
 from gateway.logs import log_request
 from gateway.metering import NOTHING, Ending
 from gateway.metrics import Metrics
+from gateway.model_request import ModelRequest
 from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure, UpstreamRequest
 from gateway.pump import Pump
 from gateway.responder import Header, Responder
+from gateway.settlement import settle
 from gateway.streaming import SseRelay
+from policies.access import address_refusal
 
 _log = structlog.get_logger()
 
@@ -70,6 +75,7 @@ class Pipeline:
         ledger: Ledger,
         calls: Calls,
         metrics: Metrics,
+        trusted_proxies: Networks = (),
     ) -> None:
         self._settings = settings
         self._admission = admission
@@ -85,19 +91,23 @@ class Pipeline:
             settings.idle_timeout_s,
             settings.total_timeout_s,
         )
+        self._trusted_proxies = trusted_proxies
         self._buffered_bytes = 0
 
-    async def chat_completion(
+    async def serve(
         self,
+        endpoint: str,
+        read_request: Callable[[bytes], ModelRequest],
         headers: list[Header],
         read_body: Callable[[], Awaitable[bytes]],
         responder: Responder,
+        peer: str = "",
     ) -> None:
-        """Answer one `POST /v1/chat/completions`. Raises nothing but cancellation."""
-        call = Call("chat")
+        """Answer one `POST` of an endpoint; `peer` is the address it came from. Raises nothing but cancellation."""
+        call = Call(endpoint)
         try:
             self._calls.enter(call)
-            await self._serve(call, headers, read_body, responder)
+            await self._serve(call, read_request, headers, read_body, responder, peer)
         except GatewayError as error:
             await self._answer_error(call, error, responder)
         except asyncio.CancelledError:
@@ -111,18 +121,36 @@ class Pipeline:
     async def _serve(
         self,
         call: Call,
+        read_request: Callable[[bytes], ModelRequest],
         headers: list[Header],
         read_body: Callable[[], Awaitable[bytes]],
         responder: Responder,
+        peer: str,
     ) -> None:
         account = await self._authenticator.authenticate(headers)
-        call.creator, call.key_id = account.creator, account.key_id
-        request = read_chat_request(await read_body())
+        call.account, call.creator, call.key_id = account, account.creator, account.key_id
+        address = ""
+        if account.plan.addresses is not None:
+            # Asked before anything else is told, and of the named creator once more by the policies.
+            address = client_address(peer, headers, self._trusted_proxies)
+            if (deny := address_refusal(account, address)) is not None:
+                raise denied(deny)
+        generation = self._authenticator.generation
+        request = read_request(await read_body())
+        if self._authenticator.generation != generation:
+            # A body may take its time; what was revoked or changed meanwhile counts.
+            account = await self._authenticator.authenticate(headers)
+        by_name = dict(headers)
+        if account.scopes or CREATOR_HEADER_BYTES in by_name:
+            self._admission.require_model(request)  # before a creator is brought along for nothing
+            account = await self._authenticator.resolve_creator(account, headers, request.body.get("user"))
+            call.account, call.creator = account, account.creator
+            address = address or client_address(peer, headers, self._trusted_proxies)
         self._calls.refuse_if_cut()
-        admitted = await self._admission.admit(call, account, dict(headers), request)
+        admitted = await self._admission.admit(call, account, by_name, request, address)
         ending = await self._forward(call, admitted, responder)
         if ending is not None and ending.error is not None:
-            raise ending.error
+            await self._answer_error(call, ending.error, responder, self._answer_headers(call, admitted))
 
     # Step 6
 
@@ -144,8 +172,9 @@ class Pipeline:
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
             if exchange.status >= 300:
                 return await self._relay_refusal(call, admitted, exchange, responder)
-            if exchange.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                return await self._relay_stream(call, admitted, exchange, responder)
+            is_stream = exchange.headers.get("content-type", "").lower().startswith("text/event-stream")
+            if is_stream and isinstance(admitted.request, ChatRequest):
+                return await self._relay_stream(call, admitted, admitted.request, exchange, responder)
             return await self._relay_whole(call, admitted, exchange, responder)
         except StoreError:
             if not call.is_ended:
@@ -166,7 +195,7 @@ class Pipeline:
                 raise
         except Exception:
             if not call.is_ended:
-                metered = input_only(admitted) if call.is_dialled else NOTHING
+                metered = unanswered(admitted) if call.is_dialled else NOTHING
                 await self._end(call, admitted, Ending(metered, "internal_error", internal_error()))
             raise
         finally:
@@ -178,7 +207,7 @@ class Pipeline:
 
     def _upstream_request(self, call: Call, admitted: Admitted) -> UpstreamRequest:
         return UpstreamRequest(
-            "/chat/completions",
+            admitted.request.path,
             admitted.body,
             admitted.request.is_streaming,
             self._deadlines,
@@ -222,16 +251,12 @@ class Pipeline:
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
         parsed = _parse_answer(answer)
-        if parsed is None:
-            ending = Ending(input_only(admitted), "upstream_invalid", upstream_invalid())
+        metered = None if parsed is None else admitted.request.meter(parsed, admitted.model, admitted.row)
+        if metered is None or not metered.is_answer:
+            ending = Ending(metered or unanswered(admitted), "upstream_invalid", upstream_invalid())
             await self._end(call, admitted, ending)
             return ending
-        metered = meter(admitted, parsed.get("usage"), lambda: output_estimate(parsed))
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
-        if parsed.get("choices") is None:
-            ending = Ending(metered, "upstream_invalid", upstream_invalid())
-            await self._end(call, admitted, ending)
-            return ending
         admitted.status = 200
         cost = await self._end(call, admitted, Ending(metered, outcome))
         headers = self._answer_headers(call, admitted)
@@ -242,10 +267,9 @@ class Pipeline:
         return None
 
     async def _relay_stream(
-        self, call: Call, admitted: Admitted, exchange: Exchange, responder: Responder
+        self, call: Call, admitted: Admitted, request: ChatRequest, exchange: Exchange, responder: Responder
     ) -> Ending | None:
         """Events as they came; the terminal one only after the settle."""
-        request = admitted.request
         key = self._provider_keys.get(admitted.row.name, "")
         relay = SseRelay(
             strip_usage=admitted.row.stream_usage == "inject" and not request.wants_usage,
@@ -263,17 +287,19 @@ class Pipeline:
             _log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
-                await self._end(call, admitted, of_stream(call, admitted, relay, broken, is_gone=responder.is_gone))
+                await self._end(
+                    call, admitted, of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
+                )
                 raise
         except Exception:
             # What was relayed is owed, whatever broke.
-            ending = of_stream(call, admitted, relay, broken, is_gone=responder.is_gone)
+            ending = of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
             await self._end(call, admitted, ending._replace(outcome="internal_error", error=internal_error()))
             raise
         call.forbid_interrupts()
         exchange.close()
         rest = relay.finish()
-        ending = of_stream(call, admitted, relay, broken, is_gone=responder.is_gone)
+        ending = of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
         await self._end(call, admitted, ending)
         if responder.is_stalled and call.interrupted_by in ("total_timeout", "drain"):
@@ -319,26 +345,24 @@ class Pipeline:
         """Book the call, durably, and give the rest of its hold back. Returns the cost in nano-dollars."""
         call.is_ended = True
         metered = ending.metered
-        cost = metered.cost_nano_usd
-        flags = metered.flags
-        if cost > admitted.hold.amount_nano_usd:
-            flags = (*flags, "over_hold")
+        owed = settle(admitted, ending)
+        hold = admitted.hold
         if not admitted.status and ending.error is not None:
             admitted.status = ending.error.status
         # In the order of the fields: names would double the price of the tuple.
         entry = Entry(
-            admitted.hold.attribution,
-            admitted.hold.route,
+            hold.attribution,
+            hold.route,
             1,  # attempt
             True,  # final
             "usage",
             metered.usage,
             metered.source,
-            cost,
-            cost,  # charge
-            cost,  # payer_amount
+            owed.cost_nano_usd,
+            owed.charge_nano_usd,
+            owed.payer_amount,
             ending.outcome,
-            ",".join(flags),
+            ",".join(owed.flags),
             (ending.error.code or "") if ending.error is not None else "",
             admitted.status,
             False,  # cached
@@ -347,7 +371,10 @@ class Pipeline:
             call.ttft_ms(),
             admitted.upstream_request_id,
             "",  # free_attempts
-            "",  # downgrade_reason
+            hold.downgrade_reason,
+            metered.variant,
+            hold.charge_price_version,
+            hold.decision,
         )
         try:
             await self._ledger.settle(call.request_id, (entry,))
@@ -356,25 +383,41 @@ class Pipeline:
             error.headers.update(DO_NOT_RETRY)
             raise
         finally:
-            await self._counters.settle(call.request_id, {"nano_usd": cost})
+            await self._counters.settle(call.request_id, owed.actuals)
             self._metrics.finished(entry, time.monotonic() - call.started_at)
             _log_finished(entry)
-        return cost
+        return owed.cost_nano_usd
 
     # Answers
 
     def _answer_headers(self, call: Call, admitted: Admitted) -> list[Header]:
-        return [
+        headers = [
             (b"x-request-id", call.request_id.encode()),
             (b"x-gateway-model", admitted.model.name.encode("latin-1", "replace")),
             (b"x-gateway-provider", admitted.model.provider.encode("latin-1", "replace")),
             *limit_headers(admitted.states),
         ]
+        hold = admitted.hold
+        if admitted.is_downgraded:
+            headers.append(
+                (b"x-gateway-downgraded-from", hold.attribution.requested_model.encode("latin-1", "replace"))
+            )
+            headers.append((b"x-gateway-downgrade-reason", hold.downgrade_reason.encode("latin-1", "replace")))
+        if admitted.clamped_to is not None:
+            headers.append((b"x-gateway-clamped-max-tokens", b"%d" % admitted.clamped_to))
+        if hold.route.payer != "quota":
+            headers.append((b"x-gateway-payer", hold.route.payer.encode()))
+        return headers
 
-    async def _answer_error(self, call: Call, error: GatewayError, responder: Responder) -> None:
-        """An error as JSON, or as the stream's last event where a status has already left."""
+    async def _answer_error(
+        self, call: Call, error: GatewayError, responder: Responder, known: Sequence[Header] = ()
+    ) -> None:
+        """An error as JSON, or as the stream's last event where a status has already left.
+
+        `known` are the headers of an admitted call, its request id among them.
+        """
         if not call.is_ended:
-            self._metrics.rejected("chat", error.code or "")
+            self._metrics.rejected(call.endpoint, error.code or "")
             log_request(
                 "request_rejected",
                 {
@@ -390,7 +433,11 @@ class Pipeline:
         if responder.is_started:
             await responder.end(b"data: " + error_body(error.message, error.type, error.code) + b"\n\n")
             return
-        headers: list[Header] = [(b"x-request-id", call.request_id.encode()), _JSON]
+        headers: list[Header] = [*known, _JSON]
+        if not known:
+            headers.append((b"x-request-id", call.request_id.encode()))
+            if call.account is not None:
+                headers.extend(await self._admission.window_headers(call.account))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
         await responder.send(error.status, headers, error.body())
 
@@ -437,6 +484,9 @@ def _log_finished(entry: Entry) -> None:
             "output_tokens": usage.output_tokens,
             "usage_source": entry.usage_source,
             "cost_nano_usd": entry.cost_nano_usd,
+            "payer": entry.route.payer,
+            "payer_amount": entry.payer_amount,
+            "downgrade_reason": entry.downgrade_reason,
             "flags": entry.flags,
             "latency_ms": entry.latency_ms,
             "ttft_ms": entry.ttft_ms,

@@ -1,64 +1,79 @@
-"""plans.toml -> plans, and the overrides that creators and virtual keys have above them.
+"""plans.toml -> plans and credit packages, and the overrides that creators and virtual keys have above a plan.
 
-A file and an override have the same keys and the same checks. Money is exact: decimal in the file, a decimal string or
-an integer in JSON, integer nano-dollars (1e-9 USD) inside.
+A file and an override have the same keys and the same checks (`gateway.plan_fields`). Money is exact: decimal in the
+file, a decimal string or an integer in JSON, integer nano-dollars (1e-9 USD) inside; prices are pico-dollars (1e-12 USD).
+What an override says counts before what the plan says: first the key's, then the creator's, then the plan's own. Only
+limits of a key are different: they stand beside the creator's (`key_limits`), and both must have room.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Context, Decimal
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import policies
 from gateway.errors import RequestError
-from gateway.pricing import usd
-from gateway.toml_file import Table, TomlFile
+from gateway.plan_fields import AUTO, BUDGET, NAME, PLAN_FIELDS, USD_MAX, exact
+from gateway.price_rows import CREDITS_MAX
+from gateway.pricing import NANO_DIGITS, usd
+from gateway.toml_file import Table, TomlFile, Where
 from policies.types import Plan
+from policies.windows import optional_fields
 
-__all__ = ["default_plan", "load_plans", "packaged_plans", "plan_to_json", "with_overrides"]
+__all__ = [
+    "CreditPackage",
+    "PlanFile",
+    "credit_package_to_json",
+    "default_plan",
+    "key_limits",
+    "load_plan_file",
+    "load_plans",
+    "packaged_plans",
+    "plan_to_json",
+    "with_key_overrides",
+    "with_overrides",
+]
 
-UNLIMITED = "unlimited"
 PLANS_MAX = 1_000
-COUNT_MAX = 10**9
-USD_MAX = 10**9
-"""In nano-dollars this is 1e18, which a 64-bit integer holds ninefold."""
+CREDIT_PACKAGES_MAX = 1_000
 
-_NANO_DIGITS = 9
-_EXACT = Context(prec=64)
-"""More digits than any amount we accept has: nothing is rounded away unseen."""
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DECIMAL = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,30})?")
+_FREE_IMAGES_PER_DAY = 3
+_AUTO_BUDGET_NANO_USD = 100 * 10**9
 
 
-class _Field(NamedTuple):
-    """One key of a plan, as people write it, and the attribute of `Plan` it becomes."""
+class CreditPackage(NamedTuple):
+    """`[credit_packages.NAME]`: a size in which credits are granted, and what it is sold for."""
 
-    attribute: str
-    kind: Literal["count", "usd"]
+    name: str
+    credits: int
+    price_nano_usd: int
 
 
-_FIELDS: Mapping[str, _Field] = {
-    "requests_per_hour": _Field("requests_per_hour", "count"),
-    "quota_usd_per_month": _Field("quota_nano_usd_per_month", "usd"),
-}
+class PlanFile(NamedTuple):
+    """All that a plans file says, in its order."""
+
+    plans: Mapping[str, Plan]
+    credit_packages: Mapping[str, CreditPackage]
 
 
 def load_plans(path: Path | None = None) -> Mapping[str, Plan]:
-    """The plans of `path`, or of the packaged file, in the file's order; at least one.
+    """The plans of `path`, or of the packaged file, in the file's order; at least one. Raises as `load_plan_file`."""
+    return load_plan_file(path).plans
 
-    Raises `ConfigError` naming file, line and reason.
-    """
+
+def load_plan_file(path: Path | None = None) -> PlanFile:
+    """What `path`, or the packaged file, says. Raises `ConfigError` naming file, line and reason of every fault."""
     file = TomlFile(path or packaged_plans())
     root = Table(file, (), file.data)
-    root.refuse_unknown({"plans"})
-    tables = root.tables("plans", count_max=PLANS_MAX)
-    plans = {name: _plan(name, table) for name, table in tables.items()}
+    root.refuse_unknown({"plans", "credit_packages"})
+    plans = {name: _plan(name, table) for name, table in root.tables("plans", count_max=PLANS_MAX).items()}
     if not file.data.get("plans"):
         file.fault(("plans",), "has no plan: add a table such as [plans.free]")
+    packages = root.tables("credit_packages", count_max=CREDIT_PACKAGES_MAX)
+    credit_packages = {name: _credit_package(name, table) for name, table in packages.items()}
     file.finish()
-    return plans
+    counted = frozenset[str]().union(*(optional_fields(plan) for plan in plans.values()))
+    return PlanFile({name: replace(plan, counted=counted) for name, plan in plans.items()}, credit_packages)
 
 
 def packaged_plans() -> Path:
@@ -72,71 +87,112 @@ def default_plan(plans: Mapping[str, Plan]) -> Plan:
 
 
 def with_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
-    """`plan` with the limits of `overrides` above its own, as read from JSON; null or "unlimited" lifts a limit.
+    """`plan` with a creator's `overrides` above it, as read from JSON; null or "unlimited" lifts a limit.
 
+    Providers are merged field by field, prices price by price; every other value takes the place of the plan's. A soft
+    budget that follows the quota follows the overridden one.
     Raises `RequestError` (400) naming the field that is unknown or has an unusable value.
     """
-    if not overrides:
-        return plan
-    if not isinstance(overrides, Mapping):
-        raise RequestError("overrides must be an object of plan fields", param="overrides")
-    changes: dict[str, Any] = {}
-    for name, value in overrides.items():
-        field = _FIELDS.get(name)
-        if field is None:
-            raise _bad_override(name, f"is not a field of a plan; known are {', '.join(_FIELDS)}")
-        if value is None or value == UNLIMITED:
-            changes[field.attribute] = None
-        else:
-            changes[field.attribute] = _count(name, value) if field.kind == "count" else _nano_usd(name, value)
-    return replace(plan, **changes)
+    return _with_auto_budget(replace(plan, **_changes(plan, overrides))) if overrides != {} else plan
+
+
+def with_key_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
+    """`plan`, the creator's merged one, with all of a key's `overrides` above it that are no limits.
+
+    Raises `RequestError` as `with_overrides`, for faults of the limits too, so that trying it is a whole check.
+    """
+    key_limits(overrides)
+    changes = _changes(plan, overrides)
+    kept = {field.attribute for key, field in PLAN_FIELDS.items() if key in overrides and not field.is_limit}
+    return replace(plan, **{name: value for name, value in changes.items() if name in kept}) if kept else plan
+
+
+def key_limits(overrides: Mapping[str, object]) -> Plan | None:
+    """The limits among a key's `overrides`, to be counted for the key alone; None if it has none.
+
+    Raises `RequestError` as `with_overrides`, and where a key's budget should follow from its quota: it has to be named.
+    """
+    changes = _changes(_KEY_PLAN, overrides)
+    if changes.get("budget_is_auto"):
+        _Request().fault(("overrides", BUDGET), 'of a key must be an amount: "auto" is for plans and creators')
+    limits = {field.attribute for field in PLAN_FIELDS.values() if field.is_limit}
+    plan = replace(_KEY_PLAN, **{name: value for name, value in changes.items() if name in limits})
+    return None if plan == _KEY_PLAN else plan
 
 
 def plan_to_json(plan: Plan) -> dict[str, object]:
-    """The plan with the keys of plans.toml: money as a decimal string, null where there is no limit."""
+    """The plan with the keys of plans.toml: money as a decimal string, null where there is no limit.
+
+    A soft budget is shown as the figure it comes to; `budget_is_auto` tells whether it follows the quota.
+    """
     shown: dict[str, object] = {"name": plan.name}
-    for name, field in _FIELDS.items():
-        value = getattr(plan, field.attribute)
-        shown[name] = usd(value) if field.kind == "usd" and value is not None else value
+    for key, field in PLAN_FIELDS.items():
+        shown[key] = field.show(getattr(plan, field.attribute))
+        if key == BUDGET:
+            shown["budget_is_auto"] = plan.budget_is_auto
     return shown
 
 
+def credit_package_to_json(package: CreditPackage) -> dict[str, object]:
+    """The package with the keys of plans.toml: the price as a decimal string."""
+    return {"name": package.name, "credits": package.credits, "price_usd": usd(package.price_nano_usd)}
+
+
+class _Request:
+    """Refuses a request by the first fault of its overrides."""
+
+    def fault(self, where: Where, reason: str) -> None:
+        shown = _dotted(where)
+        raise RequestError(f"{shown}: {reason}", param=shown)
+
+
+def _dotted(where: Where) -> str:
+    """`overrides.prices."gpt-4.1".credits`: names of the caller's own are cut short, quoted where they hold a dot."""
+    parts = ("".join(char if char.isprintable() else "?" for char in part[:64]) for part in where)
+    return ".".join(f'"{part}"' if "." in part else part for part in parts)
+
+
+_KEY_PLAN = Plan("key")
+
+
+def _changes(beneath: Plan, overrides: Mapping[str, object]) -> dict[str, Any]:
+    if not isinstance(overrides, Mapping):
+        raise RequestError("overrides must be an object of plan fields", param="overrides")
+    return _read(Table(_Request(), ("overrides",), overrides), beneath)
+
+
+def _read(table: Table, beneath: Plan) -> dict[str, Any]:
+    """The attributes of `Plan` that `table` sets. `beneath` is the plan that nested tables are merged into."""
+    table.refuse_unknown(PLAN_FIELDS)
+    changes = {
+        field.attribute: field.read(table, key, beneath) for key, field in PLAN_FIELDS.items() if key in table.data
+    }
+    if BUDGET in table.data:
+        changes["budget_is_auto"] = table.data[BUDGET] == AUTO
+    return changes
+
+
+def _with_auto_budget(plan: Plan) -> Plan:
+    if not plan.budget_is_auto:
+        return plan
+    quota = plan.quota_nano_usd_per_month
+    budget = _AUTO_BUDGET_NANO_USD if quota is None else min(_AUTO_BUDGET_NANO_USD, quota * 4 // 5)
+    return replace(plan, budget_nano_usd_per_month=budget)
+
+
 def _plan(name: str, table: Table) -> Plan:
-    if not _NAME.fullmatch(name):
-        table.fault(f"the name of a plan must match {_NAME.pattern}")
-    table.refuse_unknown(_FIELDS)
-    limits: dict[str, Any] = {}
-    for key, field in _FIELDS.items():
-        if table.data.get(key) == UNLIMITED:
-            limits[field.attribute] = None
-        elif field.kind == "count":
-            limits[field.attribute] = table.count(key, at_least=0, at_most=COUNT_MAX)
-        else:
-            limits[field.attribute] = table.decimal(key, scale=_NANO_DIGITS, at_most=USD_MAX)
-    return Plan(name, **limits)
+    if not NAME.fullmatch(name):
+        table.fault(f"the name of a plan must match {NAME.pattern}")
+    bare = Plan(name, budget_is_auto=True, free_images_per_day=_FREE_IMAGES_PER_DAY)
+    return _with_auto_budget(replace(bare, **_read(table, bare)))
 
 
-def _count(name: str, value: object) -> int:
-    if type(value) is not int or not 0 <= value <= COUNT_MAX:
-        raise _bad_override(name, f"must be a whole number from 0 to {COUNT_MAX}, or null for no limit")
-    return value
-
-
-def _nano_usd(name: str, value: object) -> int:
-    """A decimal string or an integer of dollars. A JSON float has lost digits before anybody could look at them."""
-    if isinstance(value, float):
-        raise _bad_override(name, 'is a JSON float, which is not exact: send a string such as "2.5" or an integer')
-    if type(value) is not int and not (isinstance(value, str) and _DECIMAL.fullmatch(value)):
-        raise _bad_override(name, 'must be a decimal string such as "2.5" or an integer, or null for no limit')
-    amount = Decimal(value)
-    if not 0 <= amount <= USD_MAX:
-        raise _bad_override(name, f"must be from 0 to {USD_MAX}")
-    nano_usd = int(amount.scaleb(_NANO_DIGITS, _EXACT))
-    if Decimal(nano_usd).scaleb(-_NANO_DIGITS, _EXACT) != amount:
-        raise _bad_override(name, "is finer than a nano-dollar (0.000000001)")
-    return nano_usd
-
-
-def _bad_override(name: object, reason: str) -> RequestError:
-    shown = str(name)[:64]
-    return RequestError(f"overrides.{shown} {reason}", param=f"overrides.{shown}")
+def _credit_package(name: str, table: Table) -> CreditPackage:
+    if not NAME.fullmatch(name):
+        table.fault(f"the name of a credit package must match {NAME.pattern}")
+    table.refuse_unknown({"credits", "price_usd"})
+    for key in {"credits", "price_usd"} - table.data.keys():
+        table.fault(f"{key} is missing")
+    count = table.count("credits", at_least=1, at_most=CREDITS_MAX)
+    price_nano_usd = exact(table, "price_usd", digits=NANO_DIGITS, at_most=USD_MAX)
+    return CreditPackage(name, count or 0, price_nano_usd or 0)

@@ -3,9 +3,13 @@
 Two lists are known: litellm's map, a JSON file that is read by its path, because importing litellm takes seconds; and
 genai-prices, a package with a dated snapshot, imported only here and only on demand. Neither is asked for updates.
 A list that leaves a figure out says nothing about it; what we leave out, and they have, is a difference.
+
+Figures go by the keys of pricing.toml, those of a table below a model's with its path: `long_prompt.input_usd_per_mtok`,
+`service_tiers.flex.long_prompt.output_usd_per_mtok`.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -14,20 +18,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from gateway.catalog import PRICE_FIELDS, Catalog, Model, ProviderRow
+from gateway.catalog import PRICE_FIELDS, Catalog, Model, Price, ProviderRow
 from gateway.errors import ConfigError
 
 MAP_BYTES_MAX = 64 * 2**20
 _MAP_NAME = "model_prices_and_context_window_backup.json"
 _PICO_DIGITS_PER_MTOK = 6
 _PICO_DIGITS = 12
+_REASONING = "reasoning_usd_per_mtok"
+_ABOVE = "above_input_tokens"
+_LONG = "long_prompt."
 
 
-class Stated(NamedTuple):
-    """What a list says of one model: US dollars (or tokens) by our keys, and what our file has no room for."""
-
-    figures: Mapping[str, Decimal]
-    has_long_prompt_rates: bool
+Figures = Mapping[str, Decimal]
+"""US dollars, or tokens, by key."""
 
 
 class Difference(NamedTuple):
@@ -43,8 +47,6 @@ class Comparison(NamedTuple):
     differences: list[Difference]
     unlisted: list[str]
     """Models the reference does not have."""
-    long_prompt_rates: list[str]
-    """Models for which the reference has dearer rates above some prompt size."""
     equal: int
     """Models listed and without a difference."""
 
@@ -53,14 +55,14 @@ class Reference(Protocol):
     @property
     def name(self) -> str: ...
 
-    def look_up(self, model: Model, provider: ProviderRow) -> Stated | None:
+    def look_up(self, model: Model, provider: ProviderRow) -> Figures | None:
         """What the list says of `model`; None if it does not have it."""
         ...
 
 
 def compare(catalog: Catalog, reference: Reference) -> Comparison:
     """Every figure that both have, and every one that only the reference has. Models of the mock are left out."""
-    result = Comparison([], [], [], 0)
+    result = Comparison([], [], 0)
     equal = 0
     for model in catalog.models.values():
         provider = catalog.providers[model.provider]
@@ -70,20 +72,18 @@ def compare(catalog: Catalog, reference: Reference) -> Comparison:
         if stated is None:
             result.unlisted.append(model.name)
             continue
-        if stated.has_long_prompt_rates:
-            result.long_prompt_rates.append(model.name)
         found = list(_differences(model, stated, reference.name))
         result.differences.extend(found)
         equal += not found
     return result._replace(equal=equal)
 
 
-def _differences(model: Model, stated: Stated, reference: str) -> Iterator[Difference]:
+def _differences(model: Model, stated: Figures, reference: str) -> Iterator[Difference]:
     ours = our_figures(model)
-    for key, theirs in stated.figures.items():
+    for key, theirs in stated.items():
         mine = ours.get(key)
-        if mine is None and key == "reasoning_usd_per_mtok":
-            mine = ours.get("output_usd_per_mtok")
+        if mine is None and key.endswith(_REASONING):
+            mine = ours.get(f"{key.removesuffix(_REASONING)}output_usd_per_mtok")
         if mine is None and theirs == 0:
             continue  # An embedding's output, say: a rate for what does not exist.
         if mine != theirs:
@@ -91,12 +91,8 @@ def _differences(model: Model, stated: Stated, reference: str) -> Iterator[Diffe
 
 
 def our_figures(model: Model) -> dict[str, Decimal]:
-    """The prices and caps of a catalog row, by the keys of pricing.toml."""
-    figures = {
-        f"{name}_usd_per_mtok": _scaled(pico, _PICO_DIGITS_PER_MTOK)
-        for name in PRICE_FIELDS
-        if (pico := getattr(model.price, name)) is not None
-    }
+    """The prices and caps of a catalog row, those of the tables below it too."""
+    figures = dict(_price_figures(model.price))
     figures |= {f"image_usd {key}": _scaled(pico, _PICO_DIGITS) for key, pico in (model.price.images or {}).items()}
     for name in ("context_tokens_max", "output_tokens_max"):
         if (tokens := getattr(model, name)) is not None:
@@ -104,12 +100,25 @@ def our_figures(model: Model) -> dict[str, Decimal]:
     return figures
 
 
+def _price_figures(price: Price, path: str = "") -> Iterator[tuple[str, Decimal]]:
+    for name in PRICE_FIELDS:
+        if (pico := getattr(price, name)) is not None:
+            yield f"{path}{name}_usd_per_mtok", _scaled(pico, _PICO_DIGITS_PER_MTOK)
+    if price.above_input_tokens is not None:
+        yield f"{path}{_ABOVE}", Decimal(price.above_input_tokens)
+    if price.long_prompt is not None:
+        yield from _price_figures(price.long_prompt, f"{path}{_LONG}")
+    for name, tier in (price.service_tiers or {}).items():
+        yield from _price_figures(tier, f"{path}service_tiers.{name}.")
+
+
 def _scaled(amount: int, digits: int) -> Decimal:
     return Decimal(amount).scaleb(-digits)
 
 
 class LitellmMap:
-    """litellm's price map."""
+    """litellm's price map. A rate's key says by what follows it that it holds above so many thousand tokens of prompt, or
+    for a service tier, or both: `input_cost_per_token_above_272k_tokens_flex`."""
 
     _TOKEN_PRICES: Mapping[str, str] = {
         "input_cost_per_token": "input_usd_per_mtok",
@@ -122,6 +131,7 @@ class LitellmMap:
         "input_cost_per_image_token": "image_input_usd_per_mtok",
         "output_cost_per_image_token": "image_output_usd_per_mtok",
     }
+    _KEY = re.compile(rf"({'|'.join(_TOKEN_PRICES)})(?:_above_([0-9]+)k_tokens)?(?:_(flex|priority|fast|ultrafast))?")
     _CAPS: Mapping[str, str] = {"max_input_tokens": "context_tokens_max", "max_output_tokens": "output_tokens_max"}
     _NAMES_BY_HOST: Mapping[str, str] = {
         "api.openai.com": "openai",
@@ -154,20 +164,28 @@ class LitellmMap:
         path = Path(spec.origin).with_name(_MAP_NAME)
         return cls(path, f"litellm {metadata.version('litellm')}") if path.exists() else None
 
-    def look_up(self, model: Model, provider: ProviderRow) -> Stated | None:
+    def look_up(self, model: Model, provider: ProviderRow) -> Figures | None:
         company = self._NAMES_BY_HOST.get(urlsplit(provider.base_url).hostname or "", provider.name)
         found = self._row(company, model.upstream_model)
         row: Mapping[str, Any] = found or {}
         images = dict(self._image_prices(model, company, row))
         if found is None and not images:
             return None
-        figures = {
-            ours: value.scaleb(_PICO_DIGITS_PER_MTOK)
-            for theirs, ours in self._TOKEN_PRICES.items()
-            if isinstance(value := row.get(theirs), Decimal)
-        }
+        figures = dict(self._token_prices(row))
         figures |= {ours: row[theirs] for theirs, ours in self._CAPS.items() if isinstance(row.get(theirs), Decimal)}
-        return Stated(figures | images, any("_above_" in key and key.endswith("k_tokens") for key in row))
+        return figures | images
+
+    def _token_prices(self, row: Mapping[str, Any]) -> Iterator[tuple[str, Decimal]]:
+        for theirs, value in row.items():
+            found = self._KEY.fullmatch(theirs)
+            if found is None or not isinstance(value, Decimal):
+                continue
+            name, thousands, tier = found.groups()
+            path = f"service_tiers.{tier}." if tier else ""
+            if thousands:
+                path += _LONG
+                yield f"{path}{_ABOVE}", Decimal(thousands) * 1000
+            yield path + self._TOKEN_PRICES[name], value.scaleb(_PICO_DIGITS_PER_MTOK)
 
     def _row(self, company: str, upstream_model: str) -> dict[str, Any] | None:
         for key in (f"{company}/{upstream_model}", upstream_model):
@@ -215,26 +233,55 @@ class GenaiPrices:
 
         return cls(data_snapshot.get_snapshot(), f"genai-prices {metadata.version('genai-prices')}", on)
 
-    def look_up(self, model: Model, provider: ProviderRow) -> Stated | None:
+    def look_up(self, model: Model, provider: ProviderRow) -> Figures | None:
         try:
             company = self._snapshot.find_provider(None, None, provider.base_url)
             _, row = self._snapshot.find_provider_model(model.upstream_model, company, None, None)
         except LookupError:
             return None
-        prices = row.get_prices(self._on)
-        figures: dict[str, Decimal] = {}
-        has_tiers = False
-        for theirs, ours in self._TOKEN_PRICES.items():
-            value = getattr(prices, theirs, None)
-            if value is None:
-                continue
-            # A rate with tiers is an object: its base holds up to the first of them.
-            has_tiers = has_tiers or not isinstance(value, Decimal)
-            figures[ours] = value if isinstance(value, Decimal) else value.base
+        figures = dict(self._token_prices(row.get_prices(self._on)))
+        for tier in self._service_tiers(row):
+            prices = row.get_prices(self._on, {"service_tier": tier})
+            figures |= self._token_prices(prices, f"service_tiers.{tier}.")
         if model.endpoints <= {"images", "image_edits"} and "image_output_usd_per_mtok" not in figures:
             # Of a model that only makes images, this list calls the rate of an image plain output.
             _rename(figures, "output_usd_per_mtok", "image_output_usd_per_mtok")
-        return Stated(figures, has_tiers)
+        return figures
+
+    def _service_tiers(self, row: Any) -> list[str]:
+        """Those with rates of their own on the day. Other variants (batches, a faster machine) are no service tiers."""
+        return [
+            variant.when["service_tier"]
+            for variant in row.price_variants or ()
+            if variant.when.keys() == {"service_tier"}
+            and (variant.constraint is None or variant.constraint.active(self._on))
+            and any(getattr(variant.prices, name, None) is not None for name in self._TOKEN_PRICES)
+        ]
+
+    def _token_prices(self, prices: Any, path: str = "") -> Iterator[tuple[str, Decimal]]:
+        rates = {
+            ours: value
+            for theirs, ours in self._TOKEN_PRICES.items()
+            if (value := getattr(prices, theirs, None)) is not None
+        }
+        steps = sorted({step.start for rate in rates.values() for step in getattr(rate, "tiers", ())})
+        for ours, rate in rates.items():
+            yield path + ours, _up_to(rate, 0)
+        for number, start in enumerate(steps):
+            # Our file has room for one step; a second one shows as a difference.
+            long = f"{path}{_LONG}" if number == 0 else f"{path}long_prompt above {start}."
+            yield f"{long}{_ABOVE}", Decimal(start)
+            for ours, rate in rates.items():
+                yield long + ours, _up_to(rate, start)
+
+
+def _up_to(rate: Any, start: int) -> Decimal:
+    """What a rate is above `start` tokens. One without steps is a number."""
+    if isinstance(rate, Decimal):
+        return rate
+    reached = [step.price for step in rate.tiers if step.start <= start]
+    price: Decimal = reached[-1] if start and reached else rate.base
+    return price
 
 
 def _rename(figures: dict[str, Decimal], old: str, new: str) -> None:

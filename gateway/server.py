@@ -23,11 +23,12 @@ from uvicorn.server import ServerState
 
 from gateway.app import Services, build_app, build_control_app, open_services
 from gateway.config import Settings
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreError
 from gateway.first_run import prepare, render
 from gateway.front import front_protocol
 from gateway.lock import CONTROL_SOCKET, DataLock
 from gateway.logs import configure_logging
+from gateway.tasks import spawn
 
 _log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ async def _serve(settings: Settings) -> None:
             await _tell_first_run(services, base_url)
             front = _Server(_front_config(settings, build_app(services)))
             _on_signals(_Drain(services, front))
+            _reload_on_hangup(services)
             _tune_interpreter()
             async with _control_socket(settings, build_control_app(services)):
                 _log.info("serving", base_url=base_url, port=listener.getsockname()[1], models=_active_models(services))
@@ -109,6 +111,16 @@ def _on_signals(drain: _Drain) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain)
+
+
+def _reload_on_hangup(services: Services) -> None:
+    async def reload() -> None:
+        try:
+            await services.reload()
+        except (ConfigError, StoreError) as exc:
+            _log.error("reload_refused", reason=str(exc))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: spawn(reload(), "reload"))
 
 
 def _front_config(settings: Settings, app: ASGIApp) -> uvicorn.Config:

@@ -52,6 +52,7 @@ class SseRelay:
         "_tail",
         "_text_bytes",
         "has_error_event",
+        "service_tier",
         "usage",
     )
 
@@ -81,6 +82,8 @@ class SseRelay:
         self._choices_finished: set[int] = set()
         self.usage: Any = None
         """The last usage object seen, unjudged; None when there was none."""
+        self.service_tier: Any = None
+        """The one reported with it."""
         self.has_error_event = False
 
     def feed(self, data: bytes) -> bytes:
@@ -175,6 +178,7 @@ class SseRelay:
         if not isinstance(usage, dict):
             return False
         self.usage = usage
+        self.service_tier = message.get("service_tier", self.service_tier)
         return self._strip_usage and message.get("choices") == []
 
     def _keep(self, block: bytes) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gateway.errors import ConfigError
 
@@ -24,6 +24,12 @@ _MISSING = object()
 
 Where = tuple[str, ...]
 """Path of a table or key: `("models", "gpt-5", "tier")`."""
+
+
+class Faults(Protocol):
+    """Who hears what is wrong with a table: a file gathers it, a request is refused by the first."""
+
+    def fault(self, where: Where, reason: str) -> None: ...
 
 
 class TomlFile:
@@ -64,7 +70,7 @@ class TomlFile:
 class Table:
     """One table of the file. Each getter takes a key, checks it, and notes a fault instead of raising."""
 
-    def __init__(self, file: TomlFile, where: Where, data: Mapping[str, Any]) -> None:
+    def __init__(self, file: Faults, where: Where, data: Mapping[str, Any]) -> None:
         self.file = file
         self.where = where
         self.data = data

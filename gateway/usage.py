@@ -74,6 +74,48 @@ def from_chat(
     return buckets
 
 
+def from_images(usage: object, *, input_tokens_max: int | None, output_tokens_max: int | None) -> Usage | None:
+    """The buckets of an image answer's `usage`, as OpenAI reports it; None if it cannot be believed.
+
+    The caps are those of the whole answer, all its images together; None for `TOKENS_MAX`. Refused is what `from_chat`
+    refuses. `image_units` stays 0: what is counted in tokens is paid in tokens.
+
+    Cached tokens are told as one number for words and images. They are taken off the words first, whose discount is the
+    smaller one; cached images count as plain image input. Output that is not said to be text is images.
+    """
+    if not isinstance(usage, dict):
+        return None
+    try:
+        buckets = _image_buckets(usage)
+    except _Refused:
+        return None
+    within_input = buckets.input_tokens <= (TOKENS_MAX if input_tokens_max is None else input_tokens_max)
+    within_output = buckets.output_tokens <= (TOKENS_MAX if output_tokens_max is None else output_tokens_max)
+    return buckets if within_input and within_output else None
+
+
+def _image_buckets(usage: dict[str, Any]) -> Usage:
+    if usage.get("input_tokens") is None or usage.get("output_tokens") is None:
+        raise _Refused
+    read, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    if usage.get("total_tokens") is not None and _count(usage, "total_tokens") != read + made:
+        raise _Refused
+    parts = _details(usage, "input_tokens_details")
+    image_in, text_in, cached = (_count(parts, name) for name in ("image_tokens", "text_tokens", "cached_tokens"))
+    if image_in + text_in > read or cached > read:
+        raise _Refused
+    words = read - image_in
+    cached_words = min(cached, words)
+
+    parts = _details(usage, "output_tokens_details")
+    image_out, text_out = _count(parts, "image_tokens"), _count(parts, "text_tokens")
+    if image_out + text_out > made:
+        raise _Refused
+    return Usage(
+        words - cached_words, cached_words, image_input=image_in, text_output=text_out, image_output=made - text_out
+    )
+
+
 def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:
     prompt, completion, total = _totals(usage)
     if _has_no_parts(usage) and total in (None, prompt + completion):

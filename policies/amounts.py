@@ -3,6 +3,7 @@
 from math import ceil
 
 _NANO_USD = 1_000_000_000
+_MONEY = frozenset({"nano_usd", "cost_nano_usd"})
 
 
 def usd_text(nano_usd: int) -> str:
@@ -14,8 +15,8 @@ def usd_text(nano_usd: int) -> str:
 
 
 def amount_text(amount: int, unit: str) -> str:
-    """`3 requests`, `1 request`, `0.25 USD`."""
-    if unit == "nano_usd":
+    """`3 requests`, `1 image`, `2 credits`; money, whether owed or spent, as `0.25 USD`."""
+    if unit in _MONEY:
         return f"{usd_text(amount)} USD"
     return f"{amount} {unit}" if amount == 1 else f"{amount} {unit}s"
 

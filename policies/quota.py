@@ -1,77 +1,81 @@
-"""Quota: what a creator may spend in a calendar month (UTC), by plan. Counts the worst case until the call is settled."""
+"""Quota: what a creator may owe in a calendar month (UTC), by plan. One of the payers; counts the worst case until the
+call is settled. A virtual key may have a quota of its own beside it."""
 
-from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import NamedTuple
 
 from policies.amounts import amount_text
+from policies.owners import Owner, creator_owner, limit_name, own_limits_owner, whose
+from policies.periods import in_utc, month_ends_at, month_of, month_text
 from policies.types import UNLIMITED, Account, Call, Deny, Limit, LimitGroup, Plan
 
+__all__ = ["NAME", "alternative", "counter_key", "key_groups", "month_ends_at", "month_of"]
+
 NAME = "quota_usd_per_month"
-_DAY_S = 86_400
+# See token_rate.py.
+_made = tuple.__new__
 
 
-def counter_key(creator: str, month: str) -> str:
-    """The counter of what a creator spent in `month`, written as `month_of` writes it (`YYYY-MM`)."""
-    return f"quota:{creator}:{month}"
+def counter_key(owner: Owner, month: str) -> str:
+    """The counter of what an owner owes for `month`, written as `month_of` writes it (`YYYY-MM`)."""
+    return f"quota:{owner}/{month}"
 
 
-def month_of(now: datetime) -> str:
-    """The calendar month of an aware instant in UTC, as `YYYY-MM`. Raises `ValueError` for a naive one."""
-    now = _in_utc(now)
-    return f"{now.year:04d}-{now.month:02d}"
+def alternative(call: Call, account: Account, now: datetime) -> Limit:
+    """What the call may cost the creator, in nano-dollars, from the month's quota."""
+    return _limit(call, account, _creator_frame, now)
 
 
-@lru_cache(maxsize=64)
-def month_ends_at(year: int, month: int) -> float:
-    """The first instant of the following month, as a Unix time.
+def key_groups(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
+    """The same from the virtual key's own quota, where it has one: no payer, but one more ceiling for this one."""
+    plan = account.key_plan
+    if plan is None or plan.quota_nano_usd_per_month is None:
+        return ()
+    return ((_limit(call, account, _key_frame, now),),)
 
-    Counted in days from the month's first, because December 9999 has no following month in `datetime`.
-    """
-    return datetime(year, month, 1, tzinfo=UTC).timestamp() + monthrange(year, month)[1] * _DAY_S
 
-
-def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
-    """The call's worst case in nano-dollars from the month's quota."""
-    plan = account.plan
+def _limit(call: Call, account: Account, make: "Callable[[Account, int, int], _Frame]", now: datetime) -> Limit:
     if now.tzinfo is not UTC:
-        now = _in_utc(now)
-    month = _month(account.creator, plan, now.year, now.month)
-    limit = Limit(
-        NAME,
-        month.key,
-        "calendar",
-        UNLIMITED if plan.quota_nano_usd_per_month is None else plan.quota_nano_usd_per_month,
-        call.hold_nano_usd,
-        "nano_usd",
-        month.refusal,
-        0,
-        month.ends_at,
-    )
-    return ((limit,),)
+        now = in_utc(now)
+    frame: _Frame | None = account.memo.get(make)
+    if frame is None or frame.month != now.month or frame.year != now.year:
+        frame = account.memo[make] = make(account, now.year, now.month)
+    name, key, capacity, refusal, ends_at, _, _ = frame
+    amount, amount_min = call.charge_nano_usd, call.charge_min_nano_usd
+    values = (name, key, "calendar", capacity, amount, "nano_usd", refusal, 0, ends_at, amount_min, None, 0, False)
+    return _made(Limit, values)
 
 
-class _Month(NamedTuple):
+def _creator_frame(account: Account, year: int, month: int) -> "_Frame":
+    return _frame(creator_owner(account.creator), account.plan, year, month)
+
+
+def _key_frame(account: Account, year: int, month: int) -> "_Frame":
+    return _frame(own_limits_owner(account), account.key_plan or account.plan, year, month)
+
+
+class _Frame(NamedTuple):
+    """All of a limit but its amounts: it stays the same for a month."""
+
+    name: str
     key: str
+    capacity: int
     refusal: Deny
     ends_at: float
+    year: int
+    month: int
 
 
-# All of a limit but its amount stays the same for a month.
-@lru_cache(maxsize=16_384)
-def _month(creator: str, plan: Plan, year: int, month: int) -> _Month:
-    capacity = amount_text(plan.quota_nano_usd_per_month or 0, "nano_usd")
-    message = f"The monthly quota of plan '{plan.name}', {capacity}, does not cover this request."
-    return _Month(
-        counter_key(creator, f"{year:04d}-{month:02d}"),
+def _frame(owner: Owner, plan: Plan, year: int, month: int) -> _Frame:
+    quota = plan.quota_nano_usd_per_month
+    message = f"The monthly quota of {whose(owner, plan)}, {amount_text(quota or 0, 'nano_usd')}, does not cover this request."
+    return _Frame(
+        limit_name(owner, NAME),
+        counter_key(owner, month_text(year, month)),
+        UNLIMITED if quota is None else quota,
         Deny("insufficient_quota", message, "quota"),
         month_ends_at(year, month),
+        year,
+        month,
     )
-
-
-def _in_utc(now: datetime) -> datetime:
-    if now.tzinfo is None:
-        raise ValueError("a policy needs an aware instant: a naive one would mean the host's time zone")
-    return now.astimezone(UTC)

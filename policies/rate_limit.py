@@ -1,38 +1,58 @@
-"""Rate limit: requests in any rolling hour, by plan, over all virtual keys of a creator."""
+"""Rate limit: requests in any rolling minute, hour or day, over all virtual keys of a creator, per key, per provider."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 
-from policies.types import UNLIMITED, Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.amounts import amount_text
+from policies.owners import Owner, owners_of, whose
+from policies.types import Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.windows import Counted, counted, shown
 
-NAME = "requests_per_hour"
-WINDOW_S = 3600
+__all__ = ["counter_key", "decide", "overview"]
 
 
-def counter_key(creator: str, window_s: int = WINDOW_S) -> str:
-    """The counter of a creator's requests in a rolling window of `window_s` seconds."""
-    return f"requests:{creator}:{window_s}"
+def counter_key(owner: Owner, window_s: int, provider: str | None = None) -> str:
+    """The counter of the owner's requests in a rolling window of `window_s` seconds, or of those to one provider."""
+    return f"requests:{owner}/{window_s}" if provider is None else f"requests:{owner}/{window_s}/{provider}"
 
 
 def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
-    """One unit of the hour's window."""
-    return _groups(account.creator, account.plan)
+    """One unit of every window."""
+    key = ("rate_limit", call.provider)
+    groups: tuple[LimitGroup, ...] | None = account.memo.get(key)
+    if groups is None:
+        # Nothing of it depends on the call but the provider.
+        groups = account.memo[key] = _groups(account, call.provider)
+    return groups
 
 
-# Nothing of it depends on the call, so each creator's limit is built once per plan. Above the bound it is built anew.
-@lru_cache(maxsize=16_384)
-def _groups(creator: str, plan: Plan) -> Sequence[LimitGroup]:
-    capacity = UNLIMITED if plan.requests_per_hour is None else plan.requests_per_hour
-    message = f"Rate limit of plan '{plan.name}' reached: {capacity} requests in any 60 minutes."
-    limit = Limit(
-        name=NAME,
-        key=counter_key(creator),
+def overview(account: Account, now: datetime) -> Sequence[Limit]:
+    return [
+        _limit(owner, plan, window, 0) for owner, plan in owners_of(account) for window in shown("request", owner, plan)
+    ]
+
+
+def _groups(account: Account, provider: str) -> tuple[LimitGroup, ...]:
+    return tuple(
+        (_limit(owner, plan, window, 1),)
+        for owner, plan in owners_of(account)
+        for window in counted("request", owner, plan, provider)
+    )
+
+
+def _limit(owner: Owner, plan: Plan, of: Counted, amount: int) -> Limit:
+    towards = f" for provider '{of.provider}'" if of.provider else ""
+    message = (
+        f"Rate limit of {whose(owner, plan)}{towards} reached: {amount_text(of.capacity, 'request')} in "
+        f"{of.window.stretch}."
+    )
+    return Limit(
+        name=of.name,
+        key=counter_key(owner, of.window.window_s, of.provider),
         kind="rolling",
-        capacity=capacity,
-        amount=1,
+        capacity=of.capacity,
+        amount=amount,
         unit="request",
         refusal=Deny("rate_limit_exceeded", message, "rate_limit"),
-        window_s=WINDOW_S,
+        window_s=of.window.window_s,
     )
-    return ((limit,),)

@@ -9,12 +9,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from sqlalchemy import insert, select
+
 from gateway.accounts import Accounts
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.ledger.database import Database
 from gateway.ledger.migration import migrate
+from gateway.ledger.schema import creators, credit_grants
 from gateway.plans import load_plans
-from gateway.secrets import Secrets
+from gateway.secrets import Secrets, random_id
+from policies.types import Account
 
 ROOT = b"root-of-the-tests-0123456789abcdef"
 NOON_S = 1_800_000_000.0
@@ -57,6 +61,32 @@ class World:
         if creator not in {row["id"] for row in page["data"]}:
             await self.accounts.create_creator(creator)
         return await self.accounts.create_key(creator, **fields)
+
+    async def new_service_key(self, creator: str = "app", **fields: Any) -> dict[str, Any]:
+        """A key that may act for others; `default_plan` among `fields` lets it bring new creators."""
+        return await self.new_key(creator, scopes=["act_for"], **fields)
+
+    async def account(self, key: dict[str, Any]) -> Account:
+        return await self.authenticator.authenticate(bearer(key["key"]))
+
+    async def grant(
+        self, creator: str, credits: int, payer: str = "credits", expires_in_s: float | None = None
+    ) -> None:
+        """Credits given, as the ledger records them; the authenticator hears of it as after any write."""
+        now = int(self.clock.now_s * 1000)
+        row = {
+            "entry_id": random_id(),
+            "creator": creator,
+            "payer": payer,
+            "credits": credits,
+            "expires_at": None if expires_in_s is None else now + int(expires_in_s * 1000),
+            "created_at": now,
+        }
+        await self.database.write(insert(credit_grants).values(row))
+        self.authenticator.invalidate(creator=creator)
+
+    async def rows_of(self, creator: str) -> list[dict[str, Any]]:
+        return await self.database.fetch_all(select(creators).where(creators.c.id == creator))
 
     def admin_authenticator(self) -> AdminAuthenticator:
         return AdminAuthenticator(self.database, self.secrets, None)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.rig.gateway import Gateway, Key
+from tests.rig.policy_world import policy_gateway
 from tests.rig.upstream import Upstream
 
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -62,3 +63,9 @@ def key(gateway: Gateway) -> Key:
 @pytest.fixture
 def hasty_key(hasty: Gateway) -> Key:
     return hasty.new_key()
+
+
+@pytest.fixture(scope="session")
+def policies(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway of the policy tests: its models and plans are those of `tests.rig.policy_world`."""
+    yield from _served(policy_gateway(tmp_path_factory.mktemp("policies"), upstream))

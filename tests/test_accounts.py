@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from gateway.accounts import Accounts
 from gateway.auth import Authenticator
@@ -47,7 +47,35 @@ async def test_a_creator_is_kept_as_it_was_given(world):
         "is_active": True,
         "created_at": "2027-01-15T08:00:00.000Z",
     }
-    assert await world.accounts.get_creator("org:acme@eu-1.x") == made
+    shown = await world.accounts.get_creator("org:acme@eu-1.x")
+    assert {name: value for name, value in shown.items() if name != "effective_plan"} == made
+
+
+async def test_a_creator_is_shown_with_the_plan_that_counts(world):
+    await world.accounts.create_creator("acme", plan="pro", overrides={"requests_per_hour": 3, "models": ["mock-1"]})
+    effective = (await world.accounts.get_creator("acme"))["effective_plan"]
+    (pro,) = [plan for plan in world.accounts.list_plans()["data"] if plan["name"] == "pro"]
+    assert effective == {**pro, "requests_per_hour": 3, "models": ["mock-1"]}
+
+
+@pytest.mark.parametrize("change", [{"plan": "legacy"}, {"overrides": '{"gone": 1}'}, {"overrides": "{"}])
+async def test_a_creator_without_a_plan_that_counts_is_shown_and_can_be_mended(world, change):
+    await world.accounts.create_creator("acme", plan="pro")
+    await world.database.write(update(creators).values(change))
+    assert (await world.accounts.get_creator("acme"))["effective_plan"] is None
+    assert [row["id"] for row in (await world.accounts.list_creators())["data"]] == ["acme"]
+    await world.accounts.update_creator("acme", {"plan": "pro", "overrides": {}})
+    assert (await world.accounts.get_creator("acme"))["effective_plan"]["name"] == "pro"
+
+
+async def test_plans_are_listed_as_they_stand_now(world):
+    plans = dict(load_plans())
+    accounts = Accounts(world.database, plans, world.secrets, world.authenticator)
+    assert [plan["name"] for plan in accounts.list_plans()["data"]] == list(plans)
+    plans["gold"] = plans["pro"]
+    del plans["free"]
+    assert [plan["name"] for plan in accounts.list_plans()["data"]] == [plan.name for plan in plans.values()]
+    assert (await accounts.create_creator("acme", plan="gold"))["plan"] == "gold"
 
 
 async def test_without_an_id_and_a_plan_both_are_chosen(world):
@@ -86,6 +114,22 @@ async def test_unknown_plans_are_refused_with_the_known_ones(world):
         pytest.param({"quota_usd_per_month": "-1"}, "overrides.quota_usd_per_month", id="negative"),
         pytest.param({"credits": 5}, "overrides.credits", id="no field of a plan"),
         pytest.param({"requests_per_hour": True}, "overrides.requests_per_hour", id="not a number"),
+        pytest.param({"payers": ["gold"]}, "overrides.payers", id="an unknown payer"),
+        pytest.param({"when_budget_reached": "shrug"}, "overrides.when_budget_reached", id="an unknown word"),
+        pytest.param({"addresses": ["10.0.0.1/8"]}, "overrides.addresses", id="no network"),
+        pytest.param({"models": []}, "overrides.models", id="no model at all"),
+        pytest.param({"free_images_per_day": -1}, "overrides.free_images_per_day", id="fewer than no images"),
+        pytest.param(
+            {"providers": {"openai": {"requests_per_fortnight": 1}}},
+            "overrides.providers.openai.requests_per_fortnight",
+            id="no window of a provider",
+        ),
+        pytest.param(
+            {"prices": {"mock-1": {"output_usd_per_mtok": 0.5}}},
+            "overrides.prices.mock-1.output_usd_per_mtok",
+            id="a price as a float",
+        ),
+        pytest.param({"models": ["m" * 100 + str(number) for number in range(200)]}, "overrides", id="a long list"),
     ],
 )
 async def test_unusable_overrides_are_refused_wherever_they_come(world, overrides, param):
@@ -101,12 +145,17 @@ async def test_unusable_overrides_are_refused_wherever_they_come(world, override
 async def test_metadata_is_bounded(world):
     await world.accounts.create_creator("acme", metadata={"note": "x" * 4_000})
     await refused(world.accounts.create_creator("big", metadata={"note": "x" * 5_000}), status=400, param="metadata")
+    deep: dict[str, object] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    await refused(world.accounts.create_creator("deep", metadata=deep), status=400, param="metadata")
 
 
 async def test_a_change_touches_only_what_it_names(world):
     made = await world.accounts.create_creator("acme", name="Acme", overrides={"requests_per_hour": 3})
     changed = await world.accounts.update_creator("acme", {"plan": "pro", "metadata": {"a": "b"}})
     assert changed == {**made, "plan": "pro", "metadata": {"a": "b"}}
+    assert "effective_plan" not in changed
     assert await world.accounts.update_creator("acme", {}) == changed
 
 
@@ -191,13 +240,63 @@ async def test_a_new_key_is_told_once_and_stored_nowhere(world):
     assert key["key"].startswith(f"sk-gw-{key['id']}-")
     assert key["key"].endswith(key["last4"])
     listed = (await world.accounts.list_keys("acme"))["data"]
-    assert listed == [{name: value for name, value in key.items() if name != "key"}]
+    assert listed == [{name: value for name, value in key.items() if name not in {"key", "warnings"}}]
     stored = world.stored_bytes()
     assert key["id"].encode() in stored
     for text in (key["key"], admin_key["key"]):
         assert text.encode() not in stored
         assert text.rpartition("-")[2].encode() not in stored
         assert text.rpartition("-")[2][:12].encode() not in stored
+
+
+async def test_a_default_plan_is_for_keys_that_may_act_for_others(world):
+    key = await world.new_service_key(default_plan="pro")
+    assert (key["scopes"], key["default_plan"]) == (["act_for"], "pro")
+    assert (await world.new_service_key())["default_plan"] is None
+    await refused(world.new_key(default_plan="pro"), status=400, param="default_plan")
+    await refused(world.new_service_key(default_plan="gold"), status=400, param="default_plan", code="plan_unknown")
+    listed = (await world.accounts.list_keys("app"))["data"]
+    assert sorted(str(row["default_plan"]) for row in listed) == ["None", "pro"]
+
+
+async def test_limits_of_a_key_that_its_creators_make_pointless_are_told(world):
+    await world.accounts.create_creator(
+        "acme",
+        plan="free",
+        overrides={"providers": {"openai": {"tokens_per_day": 100}, "mock": {"concurrent_calls": 3}}},
+    )
+    key = await world.accounts.create_key(
+        "acme",
+        overrides={
+            "requests_per_hour": 11,
+            "concurrent_calls": 5,
+            "requests_per_day": 10**6,
+            "quota_usd_per_month": "1.5",
+            "free_images_per_day": 1_000,
+            "providers": {"openai": {"tokens_per_day": 101, "concurrent_calls": 9}, "mock": {"concurrent_calls": 3}},
+        },
+    )
+    assert [line.partition(":")[0] for line in key["warnings"]] == [
+        "requests_per_hour",
+        "quota_usd_per_month",
+        "providers.openai.tokens_per_day",
+    ]
+    assert key["warnings"][1] == (
+        "quota_usd_per_month: the key's 1.5 has no effect, for its creator has 1 and a call must fit both."
+    )
+
+
+async def test_limits_that_count_need_no_warning(world):
+    assert (await world.new_key(overrides={"requests_per_hour": 10}))["warnings"] == []
+    assert (await world.new_key())["warnings"] == []
+    service = await world.new_service_key(overrides={"requests_per_hour": 10_000})
+    assert service["warnings"] == [], "it spans many creators"
+
+
+async def test_a_key_is_made_for_a_creator_whose_own_overrides_cannot_be_applied(world):
+    await world.accounts.create_creator("acme")
+    await world.database.write(update(creators).values(overrides='{"gone": 1}'))
+    assert (await world.accounts.create_key("acme", overrides={"requests_per_hour": 9}))["warnings"] == []
 
 
 async def test_no_answer_shows_a_digest(world):
@@ -257,11 +356,13 @@ async def test_revoking_twice_keeps_the_first_instant(world):
 
 
 async def test_a_rotated_key_goes_on_for_the_grace_and_no_longer(world):
-    old = await world.new_key(name="Laptop", models=["mock-1"], overrides={"requests_per_hour": 2})
+    old = await world.new_service_key(
+        "acme", name="Laptop", models=["mock-1"], overrides={"requests_per_hour": 2}, default_plan="pro"
+    )
     new = await world.accounts.rotate_key(old["id"], grace_s=60)
     assert new["key"] != old["key"]
     assert (new["replaces"], new["replaced_expires_at"]) == (old["id"], "2027-01-15T08:01:00.000Z")
-    for field in ("creator", "name", "models", "overrides", "scopes", "expires_at"):
+    for field in ("creator", "name", "models", "overrides", "scopes", "default_plan", "expires_at"):
         assert new[field] == old[field]
     world.clock.now_s += 59.9
     assert (await world.authenticator.authenticate(bearer(old["key"]))).key_id == old["id"]
@@ -331,9 +432,12 @@ async def test_another_root_secret_is_noticed_until_it_is_recorded(world):
 
 async def test_plans_that_creators_still_need_are_named(world):
     await world.accounts.create_creator("acme", plan="pro")
+    await world.new_service_key(default_plan="business")
+    revoked = await world.new_service_key(default_plan="enterprise")
+    await world.accounts.revoke_key(revoked["id"])
     plans = {"free": load_plans()["free"]}
     later = Accounts(world.database, plans, world.secrets, world.authenticator)
-    assert await later.orphaned_plans() == ["pro"]
+    assert await later.orphaned_plans() == ["business", "pro"]
     assert await world.accounts.orphaned_plans() == []
 
 

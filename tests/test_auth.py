@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from gateway.auth import AdminAuthenticator, find_credential
 from gateway.errors import PolicyDenied, Unauthenticated
@@ -80,13 +81,77 @@ async def test_a_key_gives_its_creator_plan_and_models(world):
     assert (account.plan.name, account.plan.requests_per_hour) == ("pro", 100)
 
 
-async def test_overrides_of_the_key_stand_above_the_creators_and_those_above_the_plans(world):
+async def test_overrides_of_the_creator_stand_above_the_plans_and_a_keys_own_above_those(world):
     await world.accounts.create_creator(
-        "acme", plan="free", overrides={"requests_per_hour": 7, "quota_usd_per_month": "2.5"}
+        "acme", plan="free", overrides={"quota_usd_per_month": "2.5", "free_images_per_day": 5, "models": ["mock-1"]}
     )
-    key = await world.accounts.create_key("acme", overrides={"requests_per_hour": 3})
-    plan = (await world.authenticator.authenticate(bearer(key["key"]))).plan
-    assert (plan.requests_per_hour, plan.quota_nano_usd_per_month) == (3, 2_500_000_000)
+    key = await world.accounts.create_key("acme", overrides={"free_images_per_day": 1, "tiers": ["standard"]})
+    account = await world.account(key)
+    plan = account.plan
+    assert (plan.quota_nano_usd_per_month, plan.free_images_per_day) == (2_500_000_000, 1)
+    assert (plan.models, plan.tiers) == ({"mock-1"}, {"standard"})
+    assert account.key_plan is None
+
+
+async def test_limits_of_a_key_stand_beside_the_creators(world):
+    await world.accounts.create_creator("acme", plan="free", overrides={"requests_per_hour": 7})
+    key = await world.accounts.create_key("acme", overrides={"requests_per_hour": 3, "quota_usd_per_month": "0.1"})
+    account = await world.account(key)
+    assert (account.plan.requests_per_hour, account.plan.quota_nano_usd_per_month) == (7, 1_000_000_000)
+    own = account.key_plan
+    assert (own.requests_per_hour, own.quota_nano_usd_per_month) == (3, 100_000_000)
+    assert own.concurrent_calls is None
+
+
+async def test_credits_are_those_of_the_creator_and_promotional_ones_keep_their_end(world):
+    key = await world.new_key()
+    await world.new_key("other")
+    await world.grant("acme", 100)
+    await world.grant("acme", 20)
+    await world.grant("acme", 5, "promo_credits", expires_in_s=60)
+    await world.grant("acme", 6, "promo_credits", expires_in_s=60)
+    await world.grant("acme", 7, "promo_credits", expires_in_s=-60)
+    await world.grant("acme", 8, "promo_credits")
+    await world.grant("other", 1_000)
+    await world.grant("other", 1_000, "promo_credits")
+    account = await world.account(key)
+    now = world.clock.now_s
+    assert account.credits_granted == 120
+    assert set(account.promo_grants) == {(11, now + 60), (7, now - 60), (8, None)}
+
+
+async def test_a_grant_counts_from_the_next_call(world):
+    key = await world.new_key()
+    assert (await world.account(key)).credits_granted == 0
+    await world.grant("acme", 9)
+    assert (await world.account(key)).credits_granted == 9
+
+
+async def test_scopes_and_the_default_plan_come_with_the_key(world):
+    plain, service = await world.new_key(), await world.new_service_key(default_plan="pro")
+    account = await world.account(service)
+    assert (account.scopes, account.default_plan) == ({"act_for"}, "pro")
+    account = await world.account(plain)
+    assert (account.scopes, account.default_plan) == (frozenset(), None)
+
+
+@pytest.mark.parametrize("overrides", ['{"requests_per_fortnight": 3}', '{"requests_per_hour": -1}', "[1]", "{", "7"])
+@pytest.mark.parametrize("table", [creators, virtual_keys], ids=["the creator's", "the key's"])
+async def test_overrides_that_mean_nothing_any_more_close_that_key_only(world, table, overrides):
+    """A limit that cannot be read must not turn into no limit."""
+    key, other = await world.new_key(), await world.new_key("other")
+    mine = table.c.id == (key["id"] if table is virtual_keys else "acme")
+    await world.database.write(update(table).where(mine).values(overrides=overrides))
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(PolicyDenied, match="overrides") as caught:
+                await world.account(key)
+    assert (caught.value.status, caught.value.code) == (403, "overrides_unusable")
+    (line,) = [line for line in logs if line["event"] == "overrides_unusable"]
+    assert (line["creator"], line["key_id"], line["log_level"]) == ("acme", key["id"], "error")
+    assert (await world.account(other)).creator == "other"
+    await world.database.write(update(table).where(mine).values(overrides="{}"))
+    assert (await world.account(key)).creator == "acme"
 
 
 async def test_a_cached_key_is_answered_without_waiting(world):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import Catalog, lint_catalog, load_catalog, packaged_catalog
+from gateway.catalog import Catalog, Price, lint_catalog, load_catalog, packaged_catalog
 from gateway.errors import ConfigError
 
 GOOD = """\
@@ -63,6 +63,8 @@ def test_a_minimal_file_needs_provider_endpoints_and_prices_only(tmp_path: Path)
     assert (model.upstream_model, model.active, model.tier, model.downgrade_to) == ("mock-1", True, "standard", None)
     assert (model.price.input, model.price.output, model.price.cached_input) == (2_500_000, 10_000_000, None)
     assert (model.context_tokens_max, model.output_tokens_max) == (None, None)
+    assert (model.image_default, model.image_output_tokens_max) == (None, None)
+    assert (model.price.long_prompt, model.price.service_tiers) == (None, None)
 
 
 def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
@@ -79,6 +81,7 @@ def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
         retry_unanswered = true
         gone_grace_s = 2.5
         unlisted_is_reasoning = true
+        max_tokens_field = "max_tokens"
         [models."org/all@1"]
         provider = "azure"
         upstream_model = "all"
@@ -101,10 +104,30 @@ def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
         capabilities = ["tools", "vision"]
         credits = 12
         source = "a page, 2026-11-21"
+        image_default = "1024x1024/hd"
+        image_output_tokens_max = 13
         [models."org/all@1".image_usd]
         "1024x1024/hd" = "0.080"
         "512x512" = 0.018
         "*" = 1
+        [models."org/all@1".long_prompt]
+        above_input_tokens = 5
+        input_usd_per_mtok = 2
+        output_usd_per_mtok = 8
+        reasoning_usd_per_mtok = 9
+        audio_input_usd_per_mtok = 10
+        audio_output_usd_per_mtok = 11
+        image_input_usd_per_mtok = 12
+        image_output_usd_per_mtok = 13
+        [models."org/all@1".service_tiers]
+        fast = "flex"
+        [models."org/all@1".service_tiers.flex]
+        input_usd_per_mtok = 0.5
+        output_usd_per_mtok = 2
+        audio_input_usd_per_mtok = 3
+        audio_output_usd_per_mtok = 3.5
+        image_input_usd_per_mtok = 4
+        image_output_usd_per_mtok = 4.5
         """,
     )
     row, model = catalog.providers["azure"], catalog.models["org/all@1"]
@@ -121,6 +144,29 @@ def test_every_key_arrives_where_it_belongs(tmp_path: Path) -> None:
     assert (price.output, price.reasoning) == (4_000_000, 5_000_000)
     assert (price.audio_input, price.audio_output) == (6_000_000, 7_000_000)
     assert (price.image_input, price.image_output) == (8_000_000, 9_000_000)
+    assert row.max_tokens_field == "max_tokens"
+    assert (model.image_default, model.image_output_tokens_max) == ("1024x1024/hd", 13)
+    assert price.long_prompt == Price(
+        price.version,
+        input=2_000_000,
+        output=8_000_000,
+        reasoning=9_000_000,
+        audio_input=10_000_000,
+        audio_output=11_000_000,
+        image_input=12_000_000,
+        image_output=13_000_000,
+        above_input_tokens=5,
+    )
+    flex = Price(
+        price.version,
+        input=500_000,
+        output=2_000_000,
+        audio_input=3_000_000,
+        audio_output=3_500_000,
+        image_input=4_000_000,
+        image_output=4_500_000,
+    )
+    assert price.service_tiers == {"flex": flex, "fast": flex}
     assert price.images == {"1024x1024/hd": 80 * 10**9, "512x512/*": 18 * 10**9, "*/*": 10**12}
     assert (model.upstream_model, model.endpoints, model.active) == ("all", {"chat", "images"}, False)
     assert (model.display_name, model.description, model.tier) == ("All", "Everything.", "premium")
@@ -151,6 +197,11 @@ def test_a_price_is_read_exactly(tmp_path: Path, written: str, pico_usd: int) ->
 def replaced(old: str, new: str) -> str:
     assert old in GOOD
     return GOOD.replace(old, new, 1)
+
+
+def below(table: str, lines: str) -> str:
+    """The file with one more table, whose header is line 26."""
+    return f"{GOOD}[models.big.{table}]\n{lines}\n"
 
 
 BIG = "models.big"
@@ -185,6 +236,9 @@ PROVIDER = "providers.up"
         pytest.param(replaced('"UP_KEY"', '"UP_KEY"\nretry_unanswered = 1'), f"7: {PROVIDER}.retry_unanswered: must be true", id="flag"),
         pytest.param(replaced('"UP_KEY"', '"UP_KEY"\ngone_grace_s = -1'), f"7: {PROVIDER}.gone_grace_s: is negative", id="grace"),
         pytest.param(replaced('"UP_KEY"', '"UP_KEY"\nauth_header = "Host"'), f"7: {PROVIDER}.auth_header: must be a header", id="auth header"),
+        pytest.param(
+            replaced('"UP_KEY"', '"UP_KEY"\nmax_tokens_field = "max"'), f"7: {PROVIDER}.max_tokens_field: must be one of", id="tokens field"
+        ),
         pytest.param(replaced('"UP_KEY"', '"UP_KEY"\ntimeout = 3'), f"7: {PROVIDER}.timeout: unknown key", id="unknown provider key"),
         # models
         pytest.param(replaced('"big"', '"big\\u0007"'), '8: models."big?": a model\'s name', id="control character"),
@@ -243,6 +297,57 @@ PROVIDER = "providers.up"
         ),
         pytest.param(
             replaced('"here"', '"here"\n[models.big.image_usd]\n"1x1" = -3'), f"18: {BIG}.image_usd.1x1: is negative", id="image price"
+        ),
+        pytest.param(
+            replaced('"here"', '"here"\nimage_default = "1024x1024"'), f"17: {BIG}.image_default: must be size/quality", id="image default"
+        ),
+        pytest.param(
+            replaced('"here"', '"here"\nimage_default = "1x1/hd"\nimage_usd = {"2x2" = 1}'),
+            f"17: {BIG}.image_default: has no price in image_usd",
+            id="image default without a price",
+        ),
+        pytest.param(
+            replaced('"here"', '"here"\nimage_output_tokens_max = 0'),
+            f"17: {BIG}.image_output_tokens_max: must be a whole",
+            id="no tokens in an image",
+        ),
+        # tables below a model
+        pytest.param(replaced('"here"', '"here"\nlong_prompt = 3'), f"17: {BIG}.long_prompt: must be a table", id="long_prompt"),
+        pytest.param(
+            below("long_prompt", "input_usd_per_mtok = 1\noutput_usd_per_mtok = 1"),
+            f"26: {BIG}.long_prompt: above_input_tokens is missing",
+            id="a long prompt of no length",
+        ),
+        pytest.param(
+            below("long_prompt", "above_input_tokens = 0"), f"27: {BIG}.long_prompt.above_input_tokens: must be a whole", id="length 0"
+        ),
+        pytest.param(
+            below("long_prompt", "above_input_tokens = 9\ninput_usd_per_mtok = 1"),
+            f"26: {BIG}.long_prompt: output_usd_per_mtok is missing",
+            id="a long prompt without output",
+        ),
+        pytest.param(
+            below("long_prompt", "input_usd_per_mtok = -1"), f"27: {BIG}.long_prompt.input_usd_per_mtok: is negative", id="a negative rate"
+        ),
+        pytest.param(below("long_prompt", "image_usd = 1"), f"27: {BIG}.long_prompt.image_usd: unknown key", id="unknown long_prompt key"),
+        pytest.param(
+            replaced("output_usd_per_mtok = 10", "output_usd_per_mtok = 10\naudio_input_usd_per_mtok = 1")
+            + "[models.big.service_tiers.flex]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1\n",
+            f"27: {BIG}.service_tiers.flex: audio_input_usd_per_mtok is missing",
+            id="a tier without the row's audio",
+        ),
+        pytest.param(replaced('"here"', '"here"\nservice_tiers = 3'), f"17: {BIG}.service_tiers: must be a table of 1", id="service_tiers"),
+        pytest.param(replaced('"here"', '"here"\nservice_tiers = {}'), f"17: {BIG}.service_tiers: must be a table of 1", id="no tiers"),
+        pytest.param(below("service_tiers", "flex = 3"), f"27: {BIG}.service_tiers.flex: must be a table, or", id="a tier is no table"),
+        pytest.param(
+            below("service_tiers", 'flex = "fast"\nfast = "flex"'), f"27: {BIG}.service_tiers.flex: must be a table, or", id="tiers in a ring"
+        ),
+        pytest.param(below("service_tiers.'a/b'", ""), f'26: {BIG}.service_tiers."a/b": a service tier must match', id="name of a tier"),
+        pytest.param(below("service_tiers.flex", "flux = 1"), f"27: {BIG}.service_tiers.flex.flux: unknown key", id="unknown tier key"),
+        pytest.param(
+            below("service_tiers.flex.long_prompt", "input_usd_per_mtok = true"),
+            f"27: {BIG}.service_tiers.flex.long_prompt.input_usd_per_mtok: must be a decimal",
+            id="long prompt of a tier",
         ),
         pytest.param(
             replaced('dialect = "openai"', 'dialect = "fal"'), f"8: {BIG}: the gateway does not speak the dialect fal yet", id="not spoken yet"
@@ -317,6 +422,25 @@ def test_a_price_version_changes_with_any_number_of_its_row_and_with_nothing_els
     assert before["big"].price.version == same["big"].price.version
 
 
+RATES = "input_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n"
+
+
+def test_a_price_version_changes_with_any_number_of_the_tables_below_its_row(tmp_path: Path) -> None:
+    files = [
+        GOOD,
+        below("long_prompt", f"above_input_tokens = 100\n{RATES}"),
+        below("long_prompt", f"above_input_tokens = 101\n{RATES}"),
+        below("long_prompt", f"above_input_tokens = 100\n{RATES}cached_input_usd_per_mtok = 1"),
+        below("service_tiers.flex", RATES),
+        below("service_tiers.fast", RATES),
+        below(
+            "service_tiers.flex", f"{RATES}[models.big.service_tiers.flex.long_prompt]\nabove_input_tokens = 1\n{RATES}"
+        ),
+    ]
+    versions = [load(tmp_path, text).models["big"].price.version for text in files]
+    assert len(set(versions)) == len(files)
+
+
 def test_models_with_equal_prices_have_versions_of_their_own(tmp_path: Path) -> None:
     models = load(tmp_path, replaced('"2.50"', "0.15").replace("= 10\n", "= 0.60\n")).models
     assert models["big"].price.input == models["small"].price.input
@@ -347,7 +471,9 @@ def test_models_of_a_provider_without_its_key_are_inactive(tmp_path: Path) -> No
         ("embeddings", "input_usd_per_mtok = 1", ()),
         ("embeddings", "output_usd_per_mtok = 1", ("input_usd_per_mtok",)),
         ("images", 'image_usd = {"*" = 0.003}', ()),
-        ("images", "input_usd_per_mtok = 5", ("image_output_usd_per_mtok",)),
+        ("images", "input_usd_per_mtok = 5", ("image_output_usd_per_mtok", "image_output_tokens_max")),
+        ("images", "input_usd_per_mtok = 5\nimage_output_usd_per_mtok = 30", ("image_output_tokens_max",)),
+        ("images", "input_usd_per_mtok = 5\nimage_output_usd_per_mtok = 30\nimage_output_tokens_max = 9", ()),
         ("speech", "input_usd_per_mtok = 5", ("audio_output_usd_per_mtok",)),
     ],
 )
@@ -375,6 +501,38 @@ def test_the_lint_finds_nothing_in_a_complete_file_and_names_what_is_doubtful(tm
     ):
         assert expected in warnings
     assert all(line.startswith('models."big": ') for line in warnings.split("\n"))
+
+
+def test_what_a_downgrade_cannot_do_is_told(tmp_path: Path) -> None:
+    text = replaced('"here"', '"here"\ncapabilities = ["tools", "vision", "audio"]')
+    small = text.rstrip("\n") + '\ncapabilities = ["tools"]\n'
+    assert lint_catalog(load(tmp_path, small)) == [
+        'models."big": downgrade_to small lacks audio, vision: calls that need it are not downgraded'
+    ]
+    whole = text.rstrip("\n") + '\ncapabilities = ["tools", "vision", "audio", "reasoning"]\n'
+    assert lint_catalog(load(tmp_path, whole)) == []
+
+
+def test_a_downgrade_that_is_dearer_for_long_prompts_or_for_some_image_is_told(tmp_path: Path) -> None:
+    long = (
+        GOOD + "[models.small.long_prompt]\nabove_input_tokens = 100\ninput_usd_per_mtok = 3\noutput_usd_per_mtok = 1\n"
+    )
+    assert lint_catalog(load(tmp_path, long)) == ['models."big": downgrade_to small costs more']
+    images = GOOD.replace('["chat"]', '["images"]')
+    images += '[models.big.image_usd]\n"1x1/hd" = 3\n"1x1/*" = 1\n"*/hd" = 9\n[models.small.image_usd]\n"1x1" = 2\n'
+    assert lint_catalog(load(tmp_path, images)) == [
+        'models."big": no image_default: calls that name no size or quality are refused as unpriced',
+        'models."big": downgrade_to small has no price for */hd: such calls are not downgraded',
+        'models."big": downgrade_to small costs more',
+        'models."small": no image_default: calls that name no size or quality are refused as unpriced',
+    ]
+
+
+def test_a_table_that_no_call_reaches_is_told(tmp_path: Path) -> None:
+    text = below("long_prompt", "above_input_tokens = 1_000\ninput_usd_per_mtok = 3\noutput_usd_per_mtok = 20")
+    assert lint_catalog(load(tmp_path, text)) == [
+        'models."big": long_prompt begins above context_tokens_max: no call gets there'
+    ]
 
 
 # The catalog that ships.
@@ -405,6 +563,7 @@ def test_the_first_model_of_a_first_run_is_a_priced_mock() -> None:
         ("flux-schnell", {"images": {"*/*": 3 * 10**9}}),
         ("text-embedding-3-small", {"input": 20_000, "output": None}),
         ("llama3.1", {"input": 0, "output": 0}),
+        ("mock-image", {"images": {"*/*": 3 * 10**9}}),
     ],
 )
 def test_the_packaged_prices_are_the_published_ones(name: str, prices: dict[str, object]) -> None:
@@ -416,6 +575,44 @@ def test_dall_e_3_is_priced_by_size_and_quality() -> None:
     images = load_catalog().models["dall-e-3"].price.images or {}
     assert images["1024x1024/standard"] == 40 * 10**9
     assert images["1024x1024/hd"] == images["1792x1024/standard"] == 80 * 10**9
+
+
+def test_the_packaged_long_prompts_and_service_tiers_are_the_published_ones() -> None:
+    models = load_catalog().models
+    pro = models["gemini-2.5-pro"].price
+    assert pro.at(200_000) is pro
+    assert pro.at(200_001).rates[:2] == (2_500_000, 250_000)
+    assert pro.at(200_001, "priority").output == 27_000_000
+    assert pro.at(200_001, "flex").output == 15_000_000, "Google's flex rates end at 200 000 tokens"
+    sol = models["gpt-6.1-sol"].price
+    assert (sol.at(0, "flex").input, sol.at(0, "priority").input, sol.at(0, "ultrafast").input) == (
+        10**6,
+        4 * 10**6,
+        12 * 10**6,
+    )
+    assert sol.at(0, "fast") == sol.at(0, "priority")
+    assert sum(model.price.long_prompt is not None for model in models.values() if model.provider != "mock") == 13
+
+
+def test_every_packaged_image_model_has_a_price_in_credits_and_one_for_a_request_that_names_nothing() -> None:
+    found = {model.name: model for model in load_catalog().models.values() if "images" in model.endpoints}
+    assert len(found) >= 8
+    for model in found.values():
+        assert model.missing_prices("images") == ()
+        assert model.image_default is not None
+        expected = (
+            1
+            if model.name in ("flux-schnell", "mock-image")
+            else {"economy": 2, "standard": 5, "premium": 10}[model.tier]
+        )
+        assert model.credits == expected, model.name
+    assert found["dall-e-3"].downgrade_to == "flux-schnell"
+    assert found["mock-image-premium"].downgrade_to == "mock-image"
+
+
+def test_ollama_is_told_its_bound_in_the_field_it_knows() -> None:
+    providers = load_catalog().providers
+    assert {name for name, row in providers.items() if row.max_tokens_field == "max_tokens"} == {"ollama"}
 
 
 def test_every_packaged_row_says_where_its_price_was_read() -> None:
@@ -431,5 +628,8 @@ def test_packaged_premium_models_downgrade_to_a_cheaper_tier_or_a_cheaper_model(
     assert len(chains) > 10
     for model in chains:
         target = models[model.downgrade_to or ""]
-        assert target.provider == model.provider
-        assert (target.price.output or 0) < (model.price.output or 0)
+        assert target.provider == model.provider or model.name == "dall-e-3"
+        if model.price.images is None:
+            assert (target.price.output or 0) < (model.price.output or 0)
+        for variant, pico_usd in (model.price.images or {}).items():
+            assert 0 < (target.price.image_pico_usd(variant) or 0) < pico_usd

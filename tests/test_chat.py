@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.catalog import Model, Price
+from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import read_chat_request
 from gateway.errors import RequestError
 
@@ -28,8 +28,12 @@ def body(**fields: Any) -> bytes:
     return json.dumps({"model": "m", "messages": MESSAGES, **fields}).encode()
 
 
+def row(stream_usage: Any = "inject") -> ProviderRow:
+    return ProviderRow("p", "openai", stream_usage=stream_usage)
+
+
 def sent(raw: bytes, stream_usage: Any = "inject") -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(read_chat_request(raw).upstream_body(MODEL, stream_usage))
+    parsed: dict[str, Any] = json.loads(read_chat_request(raw).upstream_body(MODEL, row(stream_usage)))
     return parsed
 
 
@@ -93,12 +97,12 @@ def sent(raw: bytes, stream_usage: Any = "inject") -> dict[str, Any]:
         pytest.param(body(tools=[5]), "unpriced_feature", "tools[].type", id="tool is a number"),
         pytest.param(body(web_search_options={}), "unpriced_feature", "web_search_options", id="web search"),
         pytest.param(body(service_tier="priority"), "unpriced_feature", "service_tier", id="priority"),
-        pytest.param(body(service_tier=[]), "unpriced_feature", "service_tier", id="tier of a wrong type"),
+        pytest.param(body(service_tier=[]), "invalid_value", "service_tier", id="tier of a wrong type"),
     ],
 )
 def test_a_body_is_refused_with_what_to_change(raw: bytes, code: str, param: str | None) -> None:
     with pytest.raises(RequestError) as caught:
-        read_chat_request(raw).upstream_body(MODEL, "inject")
+        read_chat_request(raw).worst_case(MODEL, MODEL.price)
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, param)
 
 

@@ -117,6 +117,49 @@ def test_creators_and_keys_live_over_the_file(ask, run):
     assert ask("creators", "list") == []
 
 
+def test_a_service_key_is_made_with_its_default_plan(ask, run):
+    ask("creators", "add", "app")
+    key = ask("keys", "create", "app", "--act-for", "--default-plan", "pro")
+    assert (key["scopes"], key["default_plan"]) == (["act_for"], "pro")
+    assert ask("keys", "rotate", key["id"])["default_plan"] == "pro"
+    code, _, err = run("keys", "create", "app", "--default-plan", "pro")
+    assert (code, "act_for" in err) == (1, True)
+
+
+def test_overrides_may_be_lists_and_tables_and_money_in_them_stays_exact(ask, run):
+    made = ask(
+        *("creators", "add", "acme", "--override", 'models=["mock-1", "gpt-5"]'),
+        *("--override", 'prices={"mock-1": {"output_usd_per_mtok": 0.10}}'),
+        *("--override", 'providers={"openai": {"requests_per_hour": 7}}', "--override", "requests_per_day=unlimited"),
+    )
+    assert made["overrides"] == {
+        "models": ["mock-1", "gpt-5"],
+        "prices": {"mock-1": {"output_usd_per_mtok": "0.10"}},
+        "providers": {"openai": {"requests_per_hour": 7}},
+        "requests_per_day": "unlimited",
+    }
+    for value in ("NaN", "Infinity", "-Infinity", "1e400", "9" * 30, "null]"):
+        overrides = f'providers={{"openai": {{"requests_per_hour": {value}}}}}'
+        code, out, err = run("creators", "update", "acme", "--override", overrides)
+        assert code in {1, 2}, value
+        assert (out, "Traceback" in err) == ("", False)
+    assert ask("creators", "show", "acme")["overrides"] == made["overrides"]
+
+
+def test_a_limit_without_effect_is_told_beside_the_key(ask, run):
+    ask("creators", "add", "acme", "--plan", "free")
+    code, out, err = run("keys", "create", "acme", "--override", "requests_per_hour=500")
+    assert code == 0
+    assert err.startswith("warning: requests_per_hour: the key's 500 has no effect")
+    assert "warnings" not in out
+    assert len(ask("keys", "create", "acme", "--override", "requests_per_hour=500")["warnings"]) == 1
+
+
+def test_a_creator_is_shown_with_the_plan_that_counts(ask):
+    ask("creators", "add", "acme", "--plan", "pro", "--override", "requests_per_hour=3")
+    assert ask("creators", "show", "acme")["effective_plan"]["requests_per_hour"] == 3
+
+
 def test_admin_keys_are_made_listed_and_revoked(ask):
     made = ask("admin-keys", "create")
     assert made["key"].startswith("sk-gwadmin-")
@@ -267,7 +310,7 @@ def test_check_finds_nothing_wrong_with_what_ships(run, folder):
 def test_check_tells_every_fault_with_file_and_line(run, tmp_path, monkeypatch):
     pricing, plans = tmp_path / "pricing.toml", tmp_path / "plans.toml"
     pricing.write_text('version = "1"\n\n[providers.p]\ndialect = "nonsense"\n')
-    plans.write_text("[plans.free]\nrequests_per_hour = -1\nrequests_per_day = 5\n")
+    plans.write_text("[plans.free]\nrequests_per_hour = -1\nrequests_per_fortnight = 5\n")
     monkeypatch.setenv("GATEWAY_PRICING_FILE", str(pricing))
     monkeypatch.setenv("GATEWAY_PLANS_FILE", str(plans))
     code, out, _ = run("check")

@@ -1,22 +1,29 @@
-"""What the program has, the README has: settings, endpoints, error codes, plans, commands."""
+"""What the program has, the README and docs/ have: settings, endpoints, headers, error codes, policies, plans, commands."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 import typer.main
 from starlette.routing import Route
 
+from gateway.answers import _RATELIMIT_UNITS
 from gateway.app import DIALECTS
 from gateway.cli import app as cli
 from gateway.config import Settings
-from gateway.endpoints import health, models
+from gateway.endpoints import estimate, health, me, models
 from gateway.endpoints.admin import admin_routes
 from gateway.endpoints.chat_completions import ChatCompletions
-from gateway.plans import load_plans
+from gateway.endpoints.images import ImageGenerations
+from gateway.plans import load_plans, plan_to_json
+from policies import POLICIES
+from policies.types import Plan
 
+_OWN_HEADER = re.compile(r"x-gateway-[a-z-]+")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
 
 
@@ -44,9 +51,21 @@ def error_codes() -> set[str]:
 
 
 def paths() -> set[str]:
-    routes = [*health.routes, *models.routes, *admin_routes()]
+    routes = [*health.routes, *models.routes, *me.routes, *estimate.routes, *admin_routes()]
     known = {route.path.replace(":path", "") for route in routes if isinstance(route, Route)}
-    return {path.split("{")[0].rstrip("/") for path in known} | {ChatCompletions.path}
+    return {path.split("{")[0].rstrip("/") for path in known} | {ChatCompletions.path, ImageGenerations.path}
+
+
+def headers() -> set[str]:
+    """Every header of ours that the sources name, whoever sends it."""
+    found = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+                if _OWN_HEADER.fullmatch(text):
+                    found.add(text)
+    return found | {name.decode() for names in _RATELIMIT_UNITS.values() for name in names}
 
 
 def commands() -> set[str]:
@@ -68,7 +87,22 @@ def test_every_setting_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("code", sorted(error_codes()))
 def test_every_error_code_is_documented(code: str) -> None:
-    assert f"`{code}`" in README
+    assert f"`{code}`" in DOCS
+
+
+@pytest.mark.parametrize("header", sorted(headers()))
+def test_every_header_is_documented(header: str) -> None:
+    assert f"`{header}`" in README
+
+
+@pytest.mark.parametrize("policy", [policy.__name__.rpartition(".")[2] for policy in POLICIES])  # type: ignore[attr-defined]
+def test_every_policy_is_documented(policy: str) -> None:
+    assert f"| `{policy}` |" in DOCS
+
+
+@pytest.mark.parametrize("field", sorted(plan_to_json(Plan("any")).keys() - {"name", "budget_is_auto"}))
+def test_every_field_of_a_plan_is_documented(field: str) -> None:
+    assert f"| `{field}` |" in DOCS
 
 
 @pytest.mark.parametrize("path", sorted(paths()))

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from gateway.app import Services, open_services
+from gateway.chat import read_chat_request
 from gateway.config import Settings
 from gateway.responder import Header
 from tests.ledger.books import count, rows
@@ -86,7 +87,7 @@ class Gateway:
         async def read_body() -> bytes:
             return body
 
-        call = self.services.pipeline.chat_completion(self._headers, read_body, client)
+        call = self.services.pipeline.serve("chat", read_chat_request, self._headers, read_body, client)
         return asyncio.get_running_loop().create_task(call)
 
     def entries(self) -> list[tuple[object, ...]]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Tier, TieredPrices
 from typer.testing import CliRunner
 
 from gateway.catalog import Catalog, load_catalog
@@ -63,6 +64,18 @@ cached_input_usd_per_mtok = 0.125
 output_usd_per_mtok = 10
 context_tokens_max = 1_048_576
 output_tokens_max = 65_536
+[models."gemini-2.5-pro".long_prompt]
+above_input_tokens = 200_000
+input_usd_per_mtok = 2.5
+cached_input_usd_per_mtok = 0.25
+output_usd_per_mtok = 15
+[models."gemini-2.5-pro".service_tiers.priority]
+input_usd_per_mtok = 2.25
+output_usd_per_mtok = 18
+[models."gemini-2.5-pro".service_tiers.priority.long_prompt]
+above_input_tokens = 200_000
+input_usd_per_mtok = 4.5
+output_usd_per_mtok = 27
 [models."text-embedding-3-small"]
 provider = "openai"
 endpoints = ["embeddings"]
@@ -98,8 +111,47 @@ def test_differences_from_litellms_map_are_exact_and_field_by_field(catalog: Cat
         Difference("painter", "image_usd 512x512/*", Decimal("0.018"), Decimal("0.019"), "litellm"),
     ]
     assert result.unlisted == ["gpt-4o"], "a row of another provider is not ours"
-    assert result.long_prompt_rates == ["gemini-2.5-pro"]
-    assert result.equal == 3
+    assert result.equal == 3, "gemini-2.5-pro among them, with its rates for long prompts and for a service tier"
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "differences"),
+    [
+        pytest.param(
+            '[models."gemini-2.5-pro".long_prompt]\nabove_input_tokens = 200_000\ninput_usd_per_mtok = 2.5\n',
+            '[models."gemini-2.5-pro".long_prompt]\nabove_input_tokens = 128_000\ninput_usd_per_mtok = 2.4\n',
+            [
+                ("long_prompt.above_input_tokens", Decimal(128_000), Decimal(200_000)),
+                ("long_prompt.input_usd_per_mtok", Decimal("2.4"), Decimal("2.5")),
+            ],
+            id="another step",
+        ),
+        pytest.param(
+            "output_usd_per_mtok = 18\n",
+            "output_usd_per_mtok = 19\n",
+            [("service_tiers.priority.output_usd_per_mtok", Decimal(19), Decimal(18))],
+            id="a tier's rate",
+        ),
+        pytest.param(
+            '[models."gemini-2.5-pro".service_tiers.priority.long_prompt]\nabove_input_tokens = 200_000\n'
+            "input_usd_per_mtok = 4.5\noutput_usd_per_mtok = 27\n",
+            "",
+            [
+                ("service_tiers.priority.long_prompt.above_input_tokens", None, Decimal(200_000)),
+                ("service_tiers.priority.long_prompt.input_usd_per_mtok", None, Decimal("4.5")),
+            ],
+            id="a tier without its rates for long prompts",
+        ),
+    ],
+)
+def test_rates_for_long_prompts_and_service_tiers_are_compared(
+    tmp_path: Path, written: str, instead: str, differences: list[tuple[str, Decimal | None, Decimal]]
+) -> None:
+    assert written in CATALOG
+    path = tmp_path / "pricing.toml"
+    path.write_text(CATALOG.replace(written, instead))
+    found = [d for d in compare(load_catalog(path), LitellmMap(LITELLM)).differences if d.model == "gemini-2.5-pro"]
+    assert sorted((d.key, d.ours, d.theirs) for d in found) == differences
 
 
 def test_genai_prices_are_those_of_the_day_asked_for(catalog: Catalog) -> None:
@@ -110,7 +162,7 @@ def test_genai_prices_are_those_of_the_day_asked_for(catalog: Catalog) -> None:
         assert reference is not None
         stated = reference.look_up(load_catalog().models["o3"], catalog.providers["openai"])
         assert stated is not None
-        figures.append(stated.figures["input_usd_per_mtok"])
+        figures.append(stated["input_usd_per_mtok"])
     assert figures == [Decimal(10), Decimal(2)]
 
 
@@ -118,11 +170,12 @@ def test_genai_prices_know_a_renamed_provider_by_its_address(catalog: Catalog) -
     reference = GenaiPrices.installed(READ_ON)
     assert reference is not None
     result = compare(catalog, reference)
-    assert [(d.model, d.key, d.theirs) for d in result.differences] == [
+    tiers = [(d.model, d.key, d.theirs) for d in result.differences if d.key.startswith("service_tiers.")]
+    assert ("mini", "service_tiers.priority.input_usd_per_mtok", Decimal("0.25")) in tiers
+    assert [(d.model, d.key, d.theirs) for d in result.differences if not d.key.startswith("service_tiers.")] == [
         ("gpt-4.1", "cached_input_usd_per_mtok", Decimal("0.5")),
         ("gpt-4o", "cached_input_usd_per_mtok", Decimal("1.25")),
     ]
-    assert "gemini-2.5-pro" in result.long_prompt_rates
     assert {"flux", "painter"} <= set(result.unlisted)
 
 
@@ -134,12 +187,58 @@ def test_the_packaged_prices_equal_those_of_genai_prices() -> None:
     assert result.equal >= 50
 
 
-def test_rows_with_dearer_long_prompts_say_so_in_their_description() -> None:
+def test_the_equality_of_the_packaged_prices_covers_long_prompts_and_service_tiers() -> None:
     reference = GenaiPrices.installed(READ_ON)
     assert reference is not None
     packaged = load_catalog()
-    for name in compare(packaged, reference).long_prompt_rates:
-        assert "Prompts above" in packaged.models[name].description, name
+    stated = {
+        model.name: found
+        for model in packaged.models.values()
+        if (found := reference.look_up(model, packaged.providers[model.provider])) is not None
+    }
+    assert sum("long_prompt.input_usd_per_mtok" in figures for figures in stated.values()) == 13
+    assert sum("service_tiers.flex.input_usd_per_mtok" in figures for figures in stated.values()) >= 15
+    assert stated["gpt-6-astra"]["service_tiers.fast.long_prompt.output_usd_per_mtok"] == Decimal(150)
+
+
+def test_service_tiers_count_from_the_day_on_which_they_were_priced() -> None:
+    """The snapshot has flex rates of gpt-5.5 from 2026-10-12."""
+    packaged = load_catalog()
+    for day, is_priced in ((datetime(2026, 10, 11, tzinfo=UTC), False), (datetime(2026, 10, 12, tzinfo=UTC), True)):
+        reference = GenaiPrices.installed(day)
+        assert reference is not None
+        figures = reference.look_up(packaged.models["gpt-5.5"], packaged.providers["openai"])
+        assert figures is not None
+        assert ("service_tiers.flex.input_usd_per_mtok" in figures) is is_priced
+
+
+class Snapshot:
+    """A price list of one model in the shape of genai-prices' snapshot."""
+
+    def __init__(self, prices: ModelPrice) -> None:
+        self._row = ModelInfo("gpt-4o", ClauseEquals("gpt-4o"), prices=prices)
+
+    def find_provider(self, *_: object) -> None: ...
+
+    def find_provider_model(self, *_: object) -> tuple[None, ModelInfo]:
+        return None, self._row
+
+
+def test_a_second_step_of_prompt_length_is_a_difference(catalog: Catalog) -> None:
+    steps = [Tier(200_000, Decimal(5)), Tier(500_000, Decimal(9))]
+    prices = ModelPrice(input_mtok=TieredPrices(Decimal("2.5"), steps), output_mtok=Decimal(10))
+    reference = GenaiPrices(Snapshot(prices), "made up", READ_ON)
+    figures = reference.look_up(catalog.models["gpt-4o"], catalog.providers["openai"])
+    assert figures == {
+        "input_usd_per_mtok": Decimal("2.5"),
+        "output_usd_per_mtok": Decimal(10),
+        "long_prompt.above_input_tokens": Decimal(200_000),
+        "long_prompt.input_usd_per_mtok": Decimal(5),
+        "long_prompt.output_usd_per_mtok": Decimal(10),
+        "long_prompt above 500000.above_input_tokens": Decimal(500_000),
+        "long_prompt above 500000.input_usd_per_mtok": Decimal(9),
+        "long_prompt above 500000.output_usd_per_mtok": Decimal(10),
+    }
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "3", "\xff"])
@@ -191,7 +290,6 @@ def test_the_command_shows_each_difference_and_connects_to_nothing(
         ["gpt-4.1", "input_usd_per_mtok", "2", "2.0000001"]
     ]
     assert "not listed there: gpt-4o" in output
-    assert "dearer there for long prompts" in output
     assert "genai-prices " in output
 
 

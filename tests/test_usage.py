@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.usage import TOKENS_MAX, Usage, from_chat
+from gateway.usage import TOKENS_MAX, Usage, from_chat, from_images
 
 CONTEXT, OUTPUT = 128_000, 4_096
 
@@ -211,3 +211,121 @@ def test_whatever_an_upstream_sends_is_either_believable_or_refused(report: obje
         assert all(type(tokens) is int and tokens >= 0 for tokens in usage)
         assert usage.input_tokens <= CONTEXT
         assert usage.output_tokens <= OUTPUT
+
+
+INPUT, OUTPUT_OF_IMAGES = 5_000, 12_480
+
+
+def read_images(usage: object) -> Usage | None:
+    return from_images(usage, input_tokens_max=INPUT, output_tokens_max=OUTPUT_OF_IMAGES)
+
+
+def images(read: object = 50, made: object = 4160, **more: object) -> dict[str, object]:
+    return {"input_tokens": read, "output_tokens": made, **more}
+
+
+@pytest.mark.parametrize(
+    ("usage", "buckets"),
+    [
+        pytest.param(images(), Usage(50, image_output=4160), id="totals alone"),
+        pytest.param(
+            images(
+                total_tokens=4210,
+                input_tokens_details={"text_tokens": 50, "image_tokens": 0},
+                output_tokens_details={"image_tokens": 4160, "text_tokens": 0},
+            ),
+            Usage(50, image_output=4160),
+            id="OpenAI",
+        ),
+        pytest.param(
+            images(500, input_tokens_details={"text_tokens": 20, "image_tokens": 480}),
+            Usage(20, image_input=480, image_output=4160),
+            id="an image sent along",
+        ),
+        pytest.param(
+            images(500, input_tokens_details={"text_tokens": 100, "image_tokens": 400, "cached_tokens": 60}),
+            Usage(40, 60, image_input=400, image_output=4160),
+            id="cached words",
+        ),
+        pytest.param(
+            images(500, input_tokens_details={"text_tokens": 100, "image_tokens": 400, "cached_tokens": 300}),
+            Usage(0, 100, image_input=400, image_output=4160),
+            id="cached images count as plain ones",
+        ),
+        pytest.param(
+            images(made=4260, output_tokens_details={"image_tokens": 4160, "text_tokens": 100}),
+            Usage(50, text_output=100, image_output=4160),
+            id="words among the output",
+        ),
+        pytest.param(
+            images(made=4260, output_tokens_details={"text_tokens": 100}),
+            Usage(50, text_output=100, image_output=4160),
+            id="the rest of the output is images",
+        ),
+        pytest.param(
+            images(input_tokens_details=None, output_tokens_details=None, total_tokens=None),
+            Usage(50, image_output=4160),
+            id="null details",
+        ),
+        pytest.param(images(0, 0), Usage(), id="an explicit zero is a zero"),
+        pytest.param(images(INPUT, OUTPUT_OF_IMAGES), Usage(INPUT, image_output=OUTPUT_OF_IMAGES), id="at both caps"),
+    ],
+)
+def test_an_image_answers_tokens_land_in_disjoint_buckets(usage: object, buckets: Usage) -> None:
+    assert read_images(usage) == buckets
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        pytest.param(None, id="null"),
+        pytest.param([], id="a list"),
+        pytest.param({}, id="empty"),
+        pytest.param(chat(), id="a chat's"),
+        pytest.param(images(None), id="no input"),
+        pytest.param(images(made=None), id="no output"),
+        pytest.param(images(-1), id="negative input"),
+        pytest.param(images(made=-1), id="negative output"),
+        pytest.param(images(5.0), id="a float that is whole"),
+        pytest.param(images(made=float("nan")), id="not a number"),
+        pytest.param(images("5"), id="text"),
+        pytest.param(images(True), id="true is not one"),
+        pytest.param(images(INPUT + 1), id="more input than was sent"),
+        pytest.param(images(made=OUTPUT_OF_IMAGES + 1), id="more output than the images can be"),
+        pytest.param(images(total_tokens=4211), id="a total above the sum"),
+        pytest.param(images(total_tokens=4209), id="a total below the sum"),
+        pytest.param(images(total_tokens="4210"), id="a total that is text"),
+        pytest.param(images(input_tokens_details=[]), id="input details are a list"),
+        pytest.param(images(output_tokens_details=7), id="output details are a number"),
+        pytest.param(images(input_tokens_details={"image_tokens": 51}), id="more images than input"),
+        pytest.param(images(input_tokens_details={"image_tokens": 30, "text_tokens": 21}), id="parts above the input"),
+        pytest.param(images(input_tokens_details={"cached_tokens": 51}), id="more cached than sent"),
+        pytest.param(images(input_tokens_details={"cached_tokens": -1}), id="negative cached"),
+        pytest.param(images(input_tokens_details={"text_tokens": 0.5}), id="half a token"),
+        pytest.param(images(output_tokens_details={"text_tokens": 4161}), id="more words than output"),
+        pytest.param(images(output_tokens_details={"image_tokens": True}), id="images are true"),
+        pytest.param(
+            images(output_tokens_details={"image_tokens": 4000, "text_tokens": 161}), id="parts above the output"
+        ),
+    ],
+)
+def test_an_image_answers_report_that_cannot_be_true_is_refused(usage: object) -> None:
+    assert read_images(usage) is None
+
+
+def test_without_caps_an_image_answers_absurd_numbers_are_still_refused() -> None:
+    caps: dict[str, Any] = {"input_tokens_max": None, "output_tokens_max": None}
+    assert from_images(images(TOKENS_MAX, TOKENS_MAX), **caps) is not None
+    assert from_images(images(TOKENS_MAX + 1), **caps) is None
+    assert from_images(images(made=TOKENS_MAX + 1), **caps) is None
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(images(), COUNT | JSON)), JSON, JSON)
+def test_whatever_an_upstream_says_of_its_images_is_either_believable_or_refused(
+    report: dict[str, object], read_parts: object, made_parts: object
+) -> None:
+    usage = read_images({**report, "input_tokens_details": read_parts, "output_tokens_details": made_parts})
+    if usage is not None:
+        assert all(type(tokens) is int and tokens >= 0 for tokens in usage)
+        assert usage.input_tokens == report["input_tokens"] <= INPUT
+        assert usage.output_tokens == report["output_tokens"] <= OUTPUT_OF_IMAGES

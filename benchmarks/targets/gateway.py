@@ -140,8 +140,18 @@ class Gateway(Target):
         return f"http://127.0.0.1:{self.port}/admin/{path}"
 
     def _make_key(self) -> str:
-        """A virtual key of a creator whom no limit stops, though each is checked."""
-        creator = {"id": "benchmark", "plan": "enterprise", "overrides": {"requests_per_hour": 1_000_000_000}}
+        """A virtual key of a creator whom no limit stops, though each is set, and so checked, kept and explained."""
+        limits = {
+            "requests_per_minute": 1_000_000_000,
+            "requests_per_hour": 1_000_000_000,
+            "tokens_per_minute": 1_000_000_000_000,
+            "concurrent_calls": 1_000_000,
+            "quota_usd_per_month": "100000000",
+            "budget_usd_per_month": "10000000",
+            "budget_hard_usd_per_month": "100000000",
+            "when_budget_reached": "downgrade_then_deny",
+        }
+        creator = {"id": "benchmark", "plan": "enterprise", "overrides": limits}
         post_json(self._admin("creators"), self._admin_key, creator)
         made: dict[str, Any] = post_json(self._admin("creators/benchmark/keys"), self._admin_key, {})
         key: str = made["key"]

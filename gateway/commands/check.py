@@ -67,9 +67,11 @@ def healthcheck() -> None:
 
 
 def _check() -> Findings:
+    from gateway.addresses import trusted_networks
     from gateway.catalog import lint_catalog, load_catalog, packaged_catalog
     from gateway.config import load_settings
-    from gateway.plans import load_plans
+    from gateway.plan_lint import lint_plans
+    from gateway.plans import load_plans, packaged_plans
 
     findings = Findings([], [])
     settings = findings.load(load_settings)
@@ -79,7 +81,11 @@ def _check() -> Findings:
     if catalog is not None:
         path = settings.pricing_file or packaged_catalog()
         findings.warnings.extend(f"{path}: {line}" for line in lint_catalog(catalog))
-    findings.load(lambda: load_plans(settings.plans_file))
+    plans = findings.load(lambda: load_plans(settings.plans_file))
+    if plans is not None and catalog is not None:
+        path = settings.plans_file or packaged_plans()
+        findings.warnings.extend(f"{path}: {line}" for line in lint_plans(plans, catalog))
+    findings.load(lambda: trusted_networks(settings.trusted_proxies))
     findings.load(lambda: _check_secret(settings))
     findings.warnings.extend(_doubts_about_folder(settings))
     return findings

@@ -9,20 +9,21 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from contextlib import AbstractAsyncContextManager
+
     import httpx
 
     from gateway.accounts import Accounts
     from gateway.config import Settings
-    from gateway.ledger.database import Database
-    from gateway.secrets import Secrets
 
-__all__ = ["AdminClient", "Answer", "admin_client", "pages"]
+__all__ = ["AdminClient", "Answer", "admin_client", "pages", "running_client"]
 
 _TIMEOUT_S = 30.0
 _BASE_URL = "http://gateway"
@@ -119,52 +120,82 @@ def _over_socket(address: str) -> Iterator[AdminClient]:
 
 
 @contextmanager
+def running_client(settings: "Settings") -> Iterator[AdminClient]:
+    """A client of the gateway that is running. Raises `ConfigError` when none does."""
+    from gateway.errors import ConfigError
+
+    address = _listening_socket(settings.data_dir)
+    if address is None:
+        raise ConfigError(f"no gateway is running on {settings.data_dir}: there is nothing to reload")
+    with _over_socket(address) as client:
+        yield client
+
+
+@contextmanager
 def _in_process(settings: "Settings", *, read_only: bool) -> Iterator[AdminClient]:
     import httpx
 
     from gateway.endpoints.admin import control_app
 
-    with asyncio.Runner() as runner:
-        database = runner.run(_open_database(settings, read_only=read_only))
+    with asyncio.Runner() as runner, _entered(runner, _state(settings, read_only=read_only)) as state:
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(control_app(state)), timeout=_TIMEOUT_S, trust_env=False)
         try:
-            state = _state(settings, database, read_only=read_only)
-            if not read_only:
-                runner.run(_refuse_other_secret(state["accounts"]))
-            app = control_app(state)
-            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), timeout=_TIMEOUT_S, trust_env=False)
-            try:
-                yield AdminClient(lambda request: runner.run(http.send(request)))
-            finally:
-                runner.run(http.aclose())
+            yield AdminClient(lambda request: runner.run(http.send(request)))
         finally:
-            runner.run(database.close())
+            runner.run(http.aclose())
 
 
-async def _open_database(settings: "Settings", *, read_only: bool) -> "Database":
-    from gateway.ledger.database import Database
+@contextmanager
+def _entered(
+    runner: asyncio.Runner, context: "AbstractAsyncContextManager[dict[str, Any]]"
+) -> Iterator[dict[str, Any]]:
+    """An asynchronous context from the outside of its event loop."""
+    state = runner.run(_awaited(context.__aenter__()))
+    try:
+        yield state
+    finally:
+        runner.run(_awaited(context.__aexit__(None, None, None)))
 
-    path = settings.database_path
-    return await (Database.open_read_only(path) if read_only else Database.open(path, settings=settings))
+
+async def _awaited(what: "Awaitable[Any]") -> Any:
+    return await what
 
 
-def _state(settings: "Settings", database: "Database", *, read_only: bool) -> dict[str, Any]:
-    """What the admin handlers find in `app.state`, as `gateway serve` sets it too."""
+@asynccontextmanager
+async def _state(settings: "Settings", *, read_only: bool) -> AsyncIterator[dict[str, Any]]:
+    """What the admin handlers find in `app.state`: for reading the little that needs, else all that `gateway serve` has."""
+    if not read_only:
+        from gateway.app import open_services
+
+        async with open_services(settings) as services:
+            await _refuse_other_secret(services.accounts)
+            yield services.state()
+        return
     from gateway.accounts import Accounts
     from gateway.auth import Authenticator
-    from gateway.plans import load_plans
+    from gateway.counters.memory import MemoryCounters
+    from gateway.credits import Credits
+    from gateway.ledger.database import Database
+    from gateway.plans import load_plan_file
+    from gateway.secrets import Secrets
 
-    plans = load_plans(settings.plans_file)
-    secrets = _secrets_for(settings, read_only=read_only)
-    authenticator = Authenticator(database, plans, secrets)
-    accounts = Accounts(database, plans, secrets, authenticator)
-    return {"settings": settings, "database": database, "plans": plans, "accounts": accounts}
-
-
-def _secrets_for(settings: "Settings", *, read_only: bool) -> "Secrets":
-    """Reading needs no secret, and must neither make one nor ask for the right to read it: any root will do."""
-    from gateway.secrets import Secrets, load_secrets
-
-    return Secrets(bytes(_ROOT_BYTES)) if read_only else load_secrets(settings)
+    plan_file = load_plan_file(settings.plans_file)
+    # Reading needs no secret, and must neither make one nor ask for the right to read it: any root will do.
+    secrets = Secrets(bytes(_ROOT_BYTES))
+    database = await Database.open_read_only(settings.database_path)
+    try:
+        authenticator = Authenticator(database, plan_file.plans, secrets)
+        counters = MemoryCounters()
+        yield {
+            "settings": settings,
+            "database": database,
+            "plans": plan_file.plans,
+            "accounts": Accounts(database, plan_file.plans, secrets, authenticator),
+            # What calls in flight hold is the running gateway's to know: over the socket it is told, here it is 0.
+            "credits": Credits(database, lambda: plan_file.credit_packages, counters, authenticator),
+        }
+    finally:
+        await database.close()
 
 
 async def _refuse_other_secret(accounts: "Accounts") -> None:

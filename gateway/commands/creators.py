@@ -1,5 +1,6 @@
 """`gateway creators`: whom the gateway serves and charges."""
 
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -21,7 +22,10 @@ Plan = Annotated[str | None, typer.Option(help="A plan of the plans file.")]
 Name = Annotated[str | None, typer.Option(help="What people call the creator.")]
 Overrides = Annotated[
     list[str],
-    typer.Option("--override", help="A limit above the plan's, FIELD=VALUE; `unlimited` lifts it. Repeatable."),
+    typer.Option(
+        "--override",
+        help="A field of the plan, FIELD=VALUE; `unlimited` lifts a limit; lists and tables as JSON. Repeatable.",
+    ),
 ]
 Metadata = Annotated[list[str], typer.Option("--metadata", help="A note, NAME=VALUE. Repeatable.")]
 
@@ -103,10 +107,26 @@ def creator_path(id: str) -> str:
     return f"/admin/creators/{quote(id, safe='')}"
 
 
-def parse_overrides(texts: list[str]) -> dict[str, str | int]:
-    """FIELD=VALUE as the admin API takes it: whole numbers as such, all else as text, money never as a float."""
-    given = pairs(texts, "--override")
-    return {name: int(value) if _WHOLE_NUMBER.fullmatch(value) else value for name, value in given.items()}
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """FIELD=VALUE as the admin API takes it. Raises `typer.BadParameter`.
+
+    Whole numbers become such, lists and tables are JSON, all else is text; money is never a float.
+    """
+    return {name: _override(name, value) for name, value in pairs(texts, "--override").items()}
+
+
+def _override(name: str, value: str) -> Any:
+    if not value.startswith(("[", "{")):
+        return _whole(value)
+    try:
+        # A decimal stays the text it is: the API takes that, and refuses floats. So it refuses NaN and endless numbers.
+        return json.loads(value, parse_float=str, parse_constant=str, parse_int=_whole)
+    except (ValueError, RecursionError) as exc:
+        raise typer.BadParameter(f"--override {name} is not valid JSON: {exc}") from None
+
+
+def _whole(value: str) -> int | str:
+    return int(value) if _WHOLE_NUMBER.fullmatch(value) else value
 
 
 def _settings() -> "Settings":

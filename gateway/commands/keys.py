@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Virtual keys: what creators call the gateway with.")
 admin_app = typer.Typer(no_args_is_help=True, help="Admin keys: what the admin API is called with.")
 
-_COLUMNS = ("id", "name", "last4", "status", "models", "overrides", "created_at", "expires_at", "replaced_by")
+_COLUMNS = ("id", "name", "last4", "status", "models", "overrides", "scopes", "created_at", "expires_at", "replaced_by")
 _ADMIN_COLUMNS = ("id", "status", "created_at", "revoked_at")
 _SHOWN_ONCE = "The key is shown once and cannot be read again."
 _PREFIXES = ("sk-gw-", "sk-gwadmin-")
@@ -30,13 +30,29 @@ def create(
     expires_at: Annotated[str | None, typer.Option(help="When it ends, such as 2030-01-31T12:00:00Z.")] = None,
     expires_in_s: Annotated[int | None, typer.Option(help="When it ends, in seconds from now.")] = None,
     override: Annotated[
-        list[str], typer.Option("--override", help="A limit above the creator's, FIELD=VALUE. Repeatable.")
+        list[str],
+        typer.Option(
+            "--override",
+            help="FIELD=VALUE: a limit of the key's own, beside the creator's, or another field of the plan. Repeatable.",
+        ),
     ] = [],  # noqa: B006 -- typer copies it
+    act_for: Annotated[
+        bool, typer.Option("--act-for", help="A service key: it may name the creator per call.")
+    ] = False,
+    default_plan: Annotated[
+        str | None, typer.Option(help="With --act-for: the plan of creators it is the first to name; none: refused.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a virtual key for a creator, and print it once."""
     body: dict[str, Any] = {"name": name, "overrides": parse_overrides(override)}
-    given = {"models": model or None, "expires_at": expires_at, "expires_in_s": expires_in_s}
+    given = {
+        "models": model or None,
+        "expires_at": expires_at,
+        "expires_in_s": expires_in_s,
+        "scopes": ["act_for"] if act_for else None,
+        "default_plan": default_plan,
+    }
     body |= {field: value for field, value in given.items() if value is not None}
     with admin_client(_settings()) as client:
         _show_new(client.request("POST", f"{creator_path(creator)}/keys", json=body).json(), as_json)
@@ -118,9 +134,13 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_new(row: dict[str, Any], as_json: bool) -> None:
-    _show(row, as_json)
-    if not as_json:
-        typer.echo(_SHOWN_ONCE, err=True)
+    if as_json:
+        echo_json(row)
+        return
+    echo_fields({name: value for name, value in row.items() if name != "warnings"})
+    for warning in row.get("warnings", ()):
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(_SHOWN_ONCE, err=True)
 
 
 def _show_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:

@@ -63,12 +63,8 @@ def _show(catalog: Catalog, name: str, reference: Reference | None) -> bool:
         rows = [(d.model, d.key, shown(d.ours), shown(d.theirs)) for d in comparison.differences]
         for line in aligned([header, *rows]):
             typer.echo(f"  {line}")
-    for text, models in (
-        ("not listed there", comparison.unlisted),
-        ("dearer there for long prompts, which pricing.toml has no rates for", comparison.long_prompt_rates),
-    ):
-        if models:
-            typer.echo(f"  {text}: {', '.join(models)}")
+    if comparison.unlisted:
+        typer.echo(f"  not listed there: {', '.join(comparison.unlisted)}")
     typer.echo("")
     return bool(comparison.differences)
 

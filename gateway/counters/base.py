@@ -18,6 +18,8 @@ class LimitState(NamedTuple):
     held: int
     reset_s: float
     """Until the window is empty or the period ends, in seconds; 0 where nothing resets."""
+    taken: int = 0
+    """What this decision took: less than the limit's amount where that may shrink. 0 in a refusal and in `read`."""
 
     @property
     def remaining(self) -> int:
@@ -40,6 +42,8 @@ class Refused(NamedTuple):
     money that only a grant brings back). Where only holds of calls in flight are in the way, a short guess."""
     held_by_others: bool
     """It would fit if the calls in flight had not taken their holds: waiting a moment may help."""
+    unsatisfied: tuple[Limit, ...] = ()
+    """The last alternative of every group without room, in their order."""
 
 
 class CounterStore(Protocol):
@@ -47,6 +51,7 @@ class CounterStore(Protocol):
         """Take one limit of every group, or nothing. Amounts are kept under `hold_id` until it ends.
 
         An amount of 0 always fits. Capacities are those of this call: a changed plan counts at once, what was used stays.
+        `amount_min`, `resume_below` and `lapsed` of a limit are part of the same step (see `Limit`).
         Raises `ValueError` when `hold_id` is open already or an amount is negative.
         """
         ...
@@ -56,11 +61,25 @@ class CounterStore(Protocol):
 
         A request unit stays taken whatever the actuals. An unknown or ended `hold_id` changes nothing. An actual may be
         above what was held: it is booked in full, the figure is then above the capacity. One below 0 counts as 0.
+
+        An actual counts from when its hold was taken: units of a balance that lapsed while it was open, and that it does
+        not use, are gone, whoever was admitted since.
         """
         ...
 
     async def release(self, hold_id: str) -> None:
         """End a hold that cost nothing: money, tokens and gauges are given back; a request unit is not."""
+        ...
+
+    async def preview(self, groups: Sequence[LimitGroup]) -> Taken | Refused:
+        """What `take` would answer now. Takes nothing, makes no counter and remembers no refusal."""
+        ...
+
+    async def adjust(self, key: str, units: int, *, resets_at: float | None = None) -> None:
+        """Add `units` to what is settled on a calendar or balance counter; negative ones are given back, never below 0.
+
+        For what is booked without a call: refunds and adjustments. `resets_at` as in the limit, None for a balance.
+        """
         ...
 
     async def read(self, limits: Iterable[Limit]) -> tuple[LimitState, ...]:
@@ -77,6 +96,11 @@ class CounterSeeds(Protocol):
         """The window holds exactly `admitted`: (age in seconds, units), in any order. `capacity` as in the limit."""
         ...
 
-    async def seed_settled(self, key: str, units: int, *, resets_at: float | None = None) -> None:
-        """`units` are settled on a calendar or balance counter; `resets_at` as in the limit, None for a balance."""
+    async def seed_settled(
+        self, key: str, units: int, *, resets_at: float | None = None, is_refused: bool = False
+    ) -> None:
+        """`units` are settled on a calendar or balance counter; `resets_at` as in the limit, None for a balance.
+
+        `is_refused`: the counter had refused before (`Limit.resume_below`), at the capacity of the next call on it.
+        """
         ...

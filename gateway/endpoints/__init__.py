@@ -37,7 +37,7 @@ async def read_form(request: Request, form: type[FormT], *, bytes_max: int = FOR
     Raises `RequestError`: 413 above `bytes_max` bytes, 422 for a field the form does not have (named in `param`, so that
     nobody believes it had an effect), 400 for anything else.
     """
-    raw = await _read_bounded(request, bytes_max)
+    raw = await read_bounded(request, bytes_max)
     try:
         value = orjson.loads(raw) if raw.strip() else {}
     except orjson.JSONDecodeError as exc:
@@ -69,7 +69,8 @@ EXCEPTION_HANDLERS: dict[Any, ExceptionHandler] = {GatewayError: on_gateway_erro
 """For `Starlette(exception_handlers=...)`."""
 
 
-async def _read_bounded(request: Request, bytes_max: int) -> bytes:
+async def read_bounded(request: Request, bytes_max: int) -> bytes:
+    """The whole body. Raises `RequestError` 413 above `bytes_max` bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -8,16 +8,25 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.addresses import client_address
+from gateway.answers import denied
+from gateway.auth import Authenticator
 from gateway.calls import new_request_id
 from gateway.endpoints import error_response
 from gateway.errors import GatewayError, NotFound
 from gateway.logs import log_request
+from policies.access import address_refusal
+from policies.types import Account
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 class CreatorOnly:
-    """Authenticates the virtual key of all that is neither open nor /admin; the account is `request.state.account`."""
+    """Authenticates the virtual key of all that is neither open nor /admin; the account is `request.state.account`.
+
+    A service key may name the creator in `x-gateway-creator`, for reading as well as for calls; reading brings nobody new.
+    From an address that the key's account or the named creator's does not allow, nothing is told, known path or not.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,12 +39,29 @@ class CreatorOnly:
         try:
             if not path.startswith("/v1/"):
                 raise NotFound("There is nothing at this path. The API begins at /v1.")
-            account = await scope["app"].state.authenticator.authenticate(scope["headers"])
+            authenticator: Authenticator = scope["app"].state.authenticator
+            account = await authenticator.authenticate(scope["headers"])
+            # Before the next lines too, so that the log knows whose key was refused there.
+            scope.setdefault("state", {})["account"] = account
+            # Also before a name is looked up: whether there is such a creator is not told elsewhere either.
+            _check_address(account, scope)
+            named = await authenticator.resolve_creator(account, scope["headers"], brings=False)
+            if named is not account:
+                _check_address(named, scope)
+            scope["state"]["account"] = named
         except GatewayError as error:
             await error_response(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["account"] = account
         await self._app(scope, receive, send)
+
+
+def _check_address(account: Account, scope: Scope) -> None:
+    if account.plan.addresses is None:
+        return
+    peer = scope.get("client")
+    address = client_address(peer[0] if peer else None, scope["headers"], scope["app"].state.trusted_proxies)
+    if (refusal := address_refusal(account, address)) is not None:
+        raise denied(refusal)
 
 
 class RequestLog:

@@ -1,11 +1,49 @@
-"""What the endpoints before the router share: a bounded body, and the answer to a wrong method."""
+"""The paths calls come in on, before any router: plain ASGI callables that hand the request to the pipeline."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.calls import new_request_id
 from gateway.endpoints import error_response
 from gateway.errors import RequestError
+from gateway.front import CYCLE, FrontResponder
+from gateway.model_request import ModelRequest
+from gateway.pipeline import Pipeline
 from gateway.responder import Header
+
+
+class ModelEndpoint(ABC):
+    """One `POST` path that a model answers. A subclass says which, and how its body is read."""
+
+    path: ClassVar[str]
+    endpoint: ClassVar[str]
+    """The word the catalog, the ledger and plans use."""
+
+    @staticmethod
+    @abstractmethod
+    def read_request(raw: bytes) -> ModelRequest:
+        """The checked request in a body. Raises `RequestError`."""
+
+    def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
+        self._pipeline = pipeline
+        self._body_bytes_max = body_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await refuse_method(scope, receive, send, "POST")
+            return
+        headers = scope["headers"]
+        client = scope.get("client")
+        await self._pipeline.serve(
+            self.endpoint,
+            self.read_request,
+            headers,
+            lambda: read_body(headers, receive, self._body_bytes_max),
+            FrontResponder(scope.pop(CYCLE)),  # the cycle holds the scope; the scope need not hold the cycle
+            client[0] if client else "",
+        )
 
 
 async def read_body(headers: list[Header], receive: Receive, bytes_max: int) -> bytes:

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/models/{id}`: the active models the key may use, in OpenAI's shape."""
+"""`GET /v1/models` and `/v1/models/{id}`: the active models that key and plan allow, in OpenAI's shape."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -7,6 +7,7 @@ from starlette.routing import Route
 from gateway.catalog import Catalog, Model
 from gateway.endpoints import json_response
 from gateway.errors import NotFound
+from policies.access import may_use
 from policies.types import Account
 
 _CREATED = 1_700_000_000
@@ -14,14 +15,14 @@ _CREATED = 1_700_000_000
 
 
 async def list_models(request: Request) -> Response:
-    catalog: Catalog = request.app.state.catalog
+    catalog: Catalog = request.app.state.live.catalog
     usable = [_shown(model) for model in catalog.models.values() if _may_use(request.state.account, model)]
     return json_response({"object": "list", "data": usable})
 
 
 async def retrieve_model(request: Request) -> Response:
     name = request.path_params["name"]
-    catalog: Catalog = request.app.state.catalog
+    catalog: Catalog = request.app.state.live.catalog
     model = catalog.models.get(name)
     if model is None or not _may_use(request.state.account, model):
         raise NotFound("There is no such model for this key.", code="model_not_found", param="model")
@@ -29,7 +30,7 @@ async def retrieve_model(request: Request) -> Response:
 
 
 def _may_use(account: Account, model: Model) -> bool:
-    return model.active and (account.models is None or model.name in account.models)
+    return model.active and may_use(account, model.name, model.tier, model.endpoints)
 
 
 def _shown(model: Model) -> dict[str, object]:

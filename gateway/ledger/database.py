@@ -7,23 +7,22 @@ every transaction that was committed before it began, and never waits for the wr
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Executable, Select, func, select
+from sqlalchemy import Executable, Select, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gateway.catalog import Price
 from gateway.errors import ConfigError, StoreError
 from gateway.ledger.ballast import Ballast
 from gateway.ledger.faults import Conflict
-from gateway.ledger.ids import id_floor
 from gateway.ledger.migration import migrate, require_current
 from gateway.ledger.periods import now_ms
 from gateway.ledger.readers import READ_TIMEOUT_S, Readers
-from gateway.ledger.schema import entries, price_rows, usage_daily
+from gateway.ledger.schema import price_rows
 from gateway.ledger.statements import Row
 from gateway.ledger.transactions import Transactions
 from gateway.ledger.writer import Writer
@@ -139,38 +138,6 @@ class Database:
         ]
         if new:
             await self.write(*(sqlite_insert(price_rows).values(row).on_conflict_do_nothing() for row in new))
-
-    # What a start reads
-
-    async def month_charges(self, month: str) -> dict[str, int]:
-        """Nano-dollars that each creator's calls of the month (`YYYY-MM`) took from the quota."""
-        query = (
-            select(usage_daily.c.creator, func.sum(usage_daily.c.charge_nano_usd).label("charge"))
-            .where(usage_daily.c.period_day.between(f"{month}-01", f"{month}-31"), usage_daily.c.payer == "quota")
-            .group_by(usage_daily.c.creator)
-        )
-        return {row["creator"]: row["charge"] for row in await self.fetch_all(query)}
-
-    async def admitted_since(self, unix_time: float) -> Sequence[tuple[str, int, int]]:
-        """Calls admitted since then and finished, cache hits included: creator, a second (Unix time) and how many in it."""
-        since_ms = int(unix_time * 1000)
-        second = entries.c.admitted_at // 1000
-        query = (
-            select(entries.c.creator, second.label("second"), func.count().label("calls"))
-            .where(
-                # Nothing is posted before it was admitted, so earlier ids need not be looked at.
-                entries.c.id >= id_floor(since_ms),
-                entries.c.admitted_at >= since_ms,
-                entries.c.final.is_(True),
-                entries.c.kind == "usage",
-            )
-            .group_by(entries.c.creator, "second")
-        )
-        return [
-            (row["creator"], row["second"], row["calls"])
-            async for rows in self.stream(query, chunk_rows=5_000)
-            for row in rows
-        ]
 
 
 def _prepare(path: Path, ballast: Ballast) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import orjson
 
+from gateway.decision import decision_json
 from gateway.ledger.periods import rfc3339
 from gateway.ledger.schema import ENTRY_COLUMNS
 from gateway.ledger.statements import Row
 from gateway.pricing import usd
 from gateway.usage import Usage
 
-__all__ = ["ENTRY_FIELDS", "csv_header", "csv_line", "entry_json", "sums_json"]
+__all__ = ["ENTRY_FIELDS", "csv_header", "csv_line", "entry_json", "explained_json", "sums_json"]
 
 _AMOUNTS = frozenset({"cost_usd", "charge_usd"})
 """Decimal strings that we made: numbers, whatever they start with."""
@@ -25,7 +26,7 @@ _NEEDS_QUOTES = frozenset('",\r\n')
 
 
 def entry_json(row: Row) -> Row:
-    """One row of `entries`."""
+    """One row of `entries`, with or without its `decision`, which is not shown."""
     return {
         "id": row["id"],
         "request_id": row["request_id"],
@@ -45,6 +46,8 @@ def entry_json(row: Row) -> Row:
         "served_model": row["served_model"],
         "provider": row["provider"],
         "price_version": row["price_version"],
+        "charge_price_version": row["charge_price_version"],
+        "variant": row["variant"],
         **_tokens(row),
         "cost_nano_usd": row["cost_nano_usd"],
         "cost_usd": usd(row["cost_nano_usd"]),
@@ -72,6 +75,14 @@ def entry_json(row: Row) -> Row:
         "admitted_at": rfc3339(row["admitted_at"]),
         "created_at": rfc3339(row["created_at"]),
     }
+
+
+def explained_json(row: Row) -> Row:
+    """One row of `entries` with the `decision` that let the call in: the limits as they stood, the estimate, downgrades.
+
+    None where none was kept. Too long for lists: for whoever asks about one call.
+    """
+    return {**entry_json(row), "decision": decision_json(row["decision"])}
 
 
 def sums_json(row: Mapping[str, Any]) -> Row:

@@ -13,8 +13,8 @@ from gateway.ledger.readers import read_only_uri
 
 __all__ = ["HEAD", "migrate", "require_current", "stored_version"]
 
-HEAD = "0001"
-_KNOWN = (None, "0001")
+HEAD = "0002"
+_KNOWN = (None, "0001", "0002")
 """Every version there ever was, oldest first; None is an empty file."""
 _LOCK_TIMEOUT_S = 60.0
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -48,7 +48,7 @@ def migrate(path: Path) -> bool:
     """
     if _known(path, stored_version(path)) == HEAD:
         return False
-    _upgrade(path)
+    _upgrade(path, HEAD)
     return True
 
 
@@ -61,7 +61,7 @@ def _known(path: Path, version: str | None) -> str | None:
     return version
 
 
-def _upgrade(path: Path) -> None:
+def _upgrade(path: Path, version: str) -> None:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine, event
@@ -83,4 +83,4 @@ def _upgrade(path: Path) -> None:
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, version)

@@ -40,7 +40,9 @@ async def book_orphans(
     after = ""
     booked: list[dict[str, Any]] = []
     while True:
-        query = select(holds).where(holds.c.id > after, holds.c.created_at <= latest_ms)
+        query = select(holds).where(holds.c.id > after)
+        if older_than_s > 0:  # else whatever is there, also what a clock set back since says is to come
+            query = query.where(holds.c.created_at <= latest_ms)
         if instance_id is not None:
             query = query.where(holds.c.instance_id == instance_id)
         rows = await database.fetch_all(query.order_by(holds.c.id).limit(_SLICE))
@@ -68,8 +70,9 @@ def _book(dead: list[dict[str, Any]], transactions: Transactions) -> list[dict[s
 
 
 def _crashed(row: dict[str, Any]) -> Entry:
-    cost = row["orphan_cost_nano_usd"]
+    """Images and credits are taken only on success, and money only where the quota pays."""
     route = route_of(row)
+    charge = row["orphan_charge_nano_usd"] if route.payer == "quota" else 0
     return Entry(
         attribution=attribution_of_hold(row, instant(row["admitted_at"])),
         route=route,
@@ -78,9 +81,9 @@ def _crashed(row: dict[str, Any]) -> Entry:
         kind="usage",
         usage=orphan_usage_of_hold(row),
         usage_source="estimated",
-        cost_nano_usd=cost,
-        charge_nano_usd=cost if route.payer == "quota" else 0,
-        payer_amount=cost if route.payer_unit == "nano_usd" else 0,
+        cost_nano_usd=row["orphan_cost_nano_usd"],
+        charge_nano_usd=charge,
+        payer_amount=charge,
         outcome="crashed",
         flags="",
         error="crashed",
@@ -91,5 +94,7 @@ def _crashed(row: dict[str, Any]) -> Entry:
         ttft_ms=None,
         upstream_request_id="",
         free_attempts="",
-        downgrade_reason="",
+        downgrade_reason=row["downgrade_reason"],
+        charge_price_version=row["charge_price_version"],
+        decision=row["decision"],
     )

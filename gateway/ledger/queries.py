@@ -10,7 +10,15 @@ from sqlalchemy import ColumnElement, Select, func, or_, select
 from gateway.errors import RequestError
 from gateway.ledger.database import Database
 from gateway.ledger.ids import id_floor
-from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, meta, month_charges, usage_daily
+from gateway.ledger.schema import (
+    ENTRY_FACTS,
+    USAGE_DAILY_KEY,
+    USAGE_DAILY_SUMS,
+    entries,
+    meta,
+    month_charges,
+    usage_daily,
+)
 from gateway.ledger.statements import Row
 
 __all__ = [
@@ -28,6 +36,9 @@ __all__ = [
 ]
 
 _EXPORT_PAGE_ROWS = 1_000
+_MONTH_KEY = (usage_daily.c.creator, usage_daily.c.payer, usage_daily.c.kind)
+_CONSUMED = frozenset({"usage", "refund", "adjustment"})
+"""Kinds whose amounts were consumed by the creator or given back of that: no grants, and no credits that expired."""
 GROUPS_MAX = 100_000
 
 _MONTH = func.substr(usage_daily.c.period_day, 1, 7)
@@ -65,8 +76,8 @@ class EntryFilter:
 
 
 async def entry_page(database: Database, wanted: EntryFilter, *, limit: int, before: str | None) -> list[Row]:
-    """Up to `limit` entries posted before the one with the id `before`, the newest first."""
-    query = select(entries).where(*wanted.conditions())
+    """Up to `limit` entries posted before the one with the id `before`, the newest first; without their `decision`."""
+    query = select(*ENTRY_FACTS).where(*wanted.conditions())
     if before is not None:
         query = query.where(entries.c.id < before)
     return await database.fetch_all(query.order_by(entries.c.id.desc()).limit(limit))
@@ -89,7 +100,7 @@ async def entries_newest_first(database: Database, wanted: EntryFilter) -> Async
 
 
 async def entries_of_request(database: Database, request_id: str) -> list[Row]:
-    """Every attempt of one call, in their order."""
+    """Every attempt of one call, in their order, each with its `decision`."""
     query = select(entries).where(entries.c.request_id == request_id).order_by(entries.c.attempt)
     return await database.fetch_all(query)
 
@@ -115,17 +126,19 @@ class CostFilter:
         return found
 
 
-async def costs(database: Database, wanted: CostFilter, group_by: Sequence[str]) -> list[Row]:
+async def costs(
+    database: Database, wanted: CostFilter, group_by: Sequence[str], *, groups_max: int = GROUPS_MAX
+) -> list[Row]:
     """Sums from the rollups, a row for each combination of `group_by` (keys of `GROUPS`), sorted by it.
 
-    Raises `RequestError` when there are more than `GROUPS_MAX` combinations.
+    Raises `RequestError` when there are more than `groups_max` combinations.
     """
     keys = [GROUPS[name].label(name) for name in group_by]
     sums = [func.sum(usage_daily.c[name]).label(name) for name in USAGE_DAILY_SUMS]
     query: Select[Any] = select(*keys, *sums).where(*wanted.conditions()).group_by(*keys).order_by(*keys)
-    rows = await database.fetch_all(query.limit(GROUPS_MAX + 1))
-    if len(rows) > GROUPS_MAX:
-        raise RequestError(f"That makes more than {GROUPS_MAX} rows: ask for a shorter range or fewer groups.")
+    rows = await database.fetch_all(query.limit(groups_max + 1))
+    if len(rows) > groups_max:
+        raise RequestError(f"That makes more than {groups_max} rows: ask for a shorter range or fewer groups.")
     return rows
 
 
@@ -148,26 +161,30 @@ def closed_key(month: str) -> str:
 
 
 def sums_of_month(month: str) -> Select[Any]:
-    """Sums by creator and payer, for `month_sums`."""
+    """Sums by creator, payer and kind, for `month_sums`."""
     sums = [
         func.sum(usage_daily.c[name]).label(name)
         for name in ("calls", "cost_nano_usd", "charge_nano_usd", "payer_amount")
     ]
     return (
-        select(usage_daily.c.creator, usage_daily.c.payer, *sums)
+        select(*_MONTH_KEY, *sums)
         .where(usage_daily.c.period_day.between(f"{month}-01", f"{month}-31"))
-        .group_by(usage_daily.c.creator, usage_daily.c.payer)
-        .order_by(usage_daily.c.creator, usage_daily.c.payer)
+        .group_by(*_MONTH_KEY)
+        .order_by(*_MONTH_KEY)
     )
 
 
 def month_sums(month: str, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Rows of `month_charges` but for `closed_at`, out of sums by creator and payer.
+    """Rows of `month_charges` but for `closed_at`, out of sums by creator, payer and kind.
 
-    Only what the quota paid is charged in money; what other payers took appears in `units`.
+    Only what the quota paid is charged in money, whatever it is for; what was consumed, less what was given back of it,
+    appears in `units` by payer. A creator who was only granted something, or lost it, has no row.
     """
     found: dict[str, Row] = {}
     for row in rows:
+        is_consumed = row["kind"] in _CONSUMED
+        if not is_consumed and not row["charge_nano_usd"] and not row["cost_nano_usd"]:
+            continue
         creator = row["creator"]
         total = found.setdefault(
             creator,
@@ -177,5 +194,6 @@ def month_sums(month: str, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             total["charge_nano_usd"] += row["charge_nano_usd"]
         total["cost_nano_usd"] += row["cost_nano_usd"]
         total["calls"] += row["calls"]
-        total["units"][row["payer"]] = row["payer_amount"]
+        if is_consumed:
+            total["units"][row["payer"]] = total["units"].get(row["payer"], 0) + row["payer_amount"]
     return list(found.values())

@@ -58,7 +58,9 @@ class Route(NamedTuple):
     provider: str
     price_version: str
     payer: str = "quota"
+    """`free_images`, `promo_credits`, `credits` or `quota`: one for the whole call."""
     payer_unit: str = "nano_usd"
+    """`nano_usd`, `image` or `credit`: the unit of `payer_amount`."""
 
 
 class Hold(NamedTuple):
@@ -67,11 +69,19 @@ class Hold(NamedTuple):
     attribution: Attribution
     route: Route
     amount_nano_usd: int
-    """The worst case; kept from the payer until the hold ends."""
+    """The worst case of what the provider costs; kept from budget and payer until the hold ends."""
     orphan_usage: Usage
     """What is booked if the process dies: the input estimate and 1 000 output tokens."""
     orphan_cost_nano_usd: int
     """min(amount, price of `orphan_usage`)."""
+    orphan_charge_nano_usd: int = 0
+    """What the creator then owes; 0 unless the quota pays."""
+    charge_price_version: str = ""
+    """Of the price the creator owes, where that is not the catalog's; else empty."""
+    downgrade_reason: str = ""
+    """Why another model than the requested one serves the call: the limit's name; empty where none does."""
+    decision: str = ""
+    """JSON: the limits as they stood when this call took its share, and what led here (`gateway.decision`)."""
 
 
 class Entry(NamedTuple):
@@ -87,6 +97,7 @@ class Entry(NamedTuple):
     cost_nano_usd: int
     charge_nano_usd: int
     payer_amount: int
+    """What the entry took from its payer; negative gives: grants and refunds."""
     outcome: Outcome
     flags: str
     """Comma-joined: `over_hold`, `usage_refused`, `clamped` ...; empty for none."""
@@ -102,6 +113,12 @@ class Entry(NamedTuple):
     free_attempts: str
     """JSON list of the attempts that cost nothing, on the final entry; empty for none."""
     downgrade_reason: str
+    variant: str = ""
+    """What the price also depends on: `1024x1792/hd` of an image, the service tier the provider reported; else empty."""
+    charge_price_version: str = ""
+    """As in the hold."""
+    decision: str = ""
+    """As in the hold, whose copy it is."""
 
 
 class Ledger(Protocol):

@@ -32,6 +32,10 @@ def hold_row(hold: Hold, instance_id: str, now_ms: int) -> tuple[Any, ...]:
         *hold.orphan_usage,
         hold.orphan_cost_nano_usd,
         now_ms,
+        hold.orphan_charge_nano_usd,
+        hold.charge_price_version,
+        hold.downgrade_reason,
+        hold.decision,
     )
 
 
@@ -66,6 +70,9 @@ def entry_row(entry: Entry, id: str, created_at: int, corrects: str | None = Non
         *period_of(admitted_at),
         created_at,
         corrects,
+        entry.variant,
+        entry.charge_price_version,
+        entry.decision,
     )
 
 

@@ -21,7 +21,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
+from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.types import TypeEngine
 
 from gateway.ledger.records import Attribution, Route
@@ -66,8 +68,8 @@ def _text(name: str, *parts: Any, default: str | None = None) -> Column[str]:
     return Column(name, Text, *parts, nullable=False, server_default=default)
 
 
-def _number(name: str) -> Column[int]:
-    return Column(name, BigInt, nullable=False)
+def _number(name: str, *, default: int | None = None) -> Column[int]:
+    return Column(name, BigInt, nullable=False, server_default=None if default is None else text(str(default)))
 
 
 def _instant(name: str, *, nullable: bool = False) -> Column[int]:
@@ -89,6 +91,17 @@ def _route() -> list[Column[Any]]:
 
 def _buckets(prefix: str = "") -> list[Column[Any]]:
     return [_number(prefix + name) for name in Usage._fields]
+
+
+IS_CORRECTION = text("corrects IS NOT NULL")
+IS_CREDITS = text("payer IN ('credits', 'promo_credits')")
+IS_CREDITS_ENTRY = text("entries.payer IN ('credits', 'promo_credits')")
+"""Conditions of partial indexes, the last one for joins. A query uses such an index only if it says the same words,
+without bound values."""
+
+
+def _partial_index(name: str, *columns: str, where: TextClause) -> Index:
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
 creators = _table(
@@ -119,6 +132,9 @@ virtual_keys = _table(
     _instant("expires_at", nullable=True),
     _instant("revoked_at", nullable=True),
     Column("replaced_by", Text),
+    Column("default_plan", Text),  # of creators whom a key with the scope `act_for` brings along
+    # The first of the keys it replaced, by rotation: on whose counters its own limits are counted. Null: its own.
+    Column("limits_id", Text),
     UniqueConstraint("digest"),
     Index(None, "creator_id"),  # the foreign key's own look-up, and the list of one creator's keys
 )
@@ -143,6 +159,10 @@ holds = _table(
     *_buckets("orphan_"),
     _number("orphan_cost_nano_usd"),
     _instant("created_at"),
+    _number("orphan_charge_nano_usd", default=0),
+    _text("charge_price_version", default=""),
+    _text("downgrade_reason", default=""),
+    _text("decision", default=""),
 )
 # No secondary index: the table holds the calls in flight only, and every one would be written twice a call.
 
@@ -173,12 +193,20 @@ entries = _table(
     _text("period_day"),  # YYYY-MM-DD of admitted_at, UTC
     _text("period_month"),
     _instant("created_at"),  # the instant inside `id`
-    Column("corrects", Text),  # id of the entry a refund or an adjustment mends
+    Column("corrects", Text),  # id of the entry a refund, an adjustment or an expiry is about
+    _text("variant", default=""),
+    _text("charge_price_version", default=""),
+    # Last, for it is the longest and seldom asked for: in a large row it lies on pages that other readers never touch.
+    _text("decision", default=""),
     # A call is booked once, whatever goes wrong above; also finds an entry by its answer's x-request-id.
     UniqueConstraint("request_id", "attempt"),
-    # One creator's latest entries, the commonest page, without a walk through everybody's. Nothing else has an index:
-    # sums by day, model or feature read usage_daily, and other filters walk `id` backwards from the newest.
+    # One creator's latest entries, the commonest page, without a walk through everybody's.
     Index(None, "creator", "id"),
+    # What corrects an entry, and all corrections there are; a creator's credit history. Partial, so that calls the quota
+    # pays for have nothing to write. Nothing else has an index: sums by day, model or feature read usage_daily, and
+    # other filters walk `id` backwards from the newest.
+    _partial_index("ix_entries_corrects", "corrects", where=IS_CORRECTION),
+    _partial_index("ix_entries_credits", "creator", "id", where=IS_CREDITS),
 )
 
 USAGE_DAILY_KEY = (
@@ -198,13 +226,13 @@ USAGE_DAILY_KEY = (
     "outcome",
 )
 USAGE_DAILY_SUMS = (
-    "calls",  # final entries
+    "calls",  # final entries of calls: no grant, refund and the like
     "attempts",  # all entries
     *Usage._fields,
     "cost_nano_usd",
     "charge_nano_usd",
     "payer_amount",
-    "errors",  # final entries that ended neither `ok` nor `client_gone`
+    "errors",  # calls that ended neither `ok` nor `client_gone`
 )
 
 usage_daily = _table(
@@ -212,6 +240,9 @@ usage_daily = _table(
     *(_flag(name) if name == "cached" else _text(name) for name in USAGE_DAILY_KEY),
     *(_number(name) for name in USAGE_DAILY_SUMS),
     PrimaryKeyConstraint(*USAGE_DAILY_KEY),  # the day first: every question about sums names a range of days
+    # One creator's own sums, which creators ask for again and again; a row's key is written here once, not its sums.
+    Index(None, "creator", "period_day"),
+    _partial_index("ix_usage_daily_credits", "payer", "creator", where=IS_CREDITS),  # a balance is of all days
 )
 
 refusals_daily = _table(
@@ -235,6 +266,28 @@ month_charges = _table(
     PrimaryKeyConstraint("creator", "month"),
 )
 
+credit_grants = _table(
+    "credit_grants",
+    Column("entry_id", Text, primary_key=True),  # the entry of kind `grant`
+    _text("creator"),
+    _text("payer"),  # `credits` or `promo_credits`
+    _number("credits"),
+    _instant("expires_at", nullable=True),
+    _instant("created_at"),
+    Column("expired_entry_id", Text),  # the entry of kind `expiry`, once what was left is booked as gone
+    Index(None, "creator"),
+)
+
+postings = _table(
+    "postings",  # what an admin posted once: asked for again, the answer is the entry that is there
+    _text("creator"),
+    _text("idempotency_key"),
+    _text("digest"),
+    _text("entry_id"),
+    _instant("created_at"),
+    PrimaryKeyConstraint("creator", "idempotency_key"),
+)
+
 price_rows = _table(
     "price_rows",
     _text("model"),
@@ -248,3 +301,5 @@ meta = _table("meta", Column("key", Text, primary_key=True), _text("value"))
 
 HOLD_COLUMNS = tuple(column.name for column in holds.columns)
 ENTRY_COLUMNS = tuple(column.name for column in entries.columns)
+ENTRY_FACTS = tuple(column for column in entries.columns if column.name != "decision")
+"""What lists select of an entry, in the same order: everything but why it was admitted as it was."""

@@ -84,11 +84,15 @@ class SettleWork(Work):
 class TaskWork(Work):
     """A transaction of its own: `task` runs inside it, and what it returns is the result."""
 
-    __slots__ = ("task",)
+    __slots__ = ("is_patient", "task")
 
-    def __init__(self, task: "Callable[[Transactions], Any]", on_done: Any, submitted_at: float) -> None:
+    def __init__(
+        self, task: "Callable[[Transactions], Any]", on_done: Any, submitted_at: float, *, is_patient: bool = False
+    ) -> None:
         super().__init__(on_done, submitted_at)
         self.task = task
+        self.is_patient = is_patient
+        """Once begun, it is waited for until it is known whether it was committed."""
 
 
 class _HoldIsMissing(Exception):

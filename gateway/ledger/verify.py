@@ -1,8 +1,10 @@
-"""The ledger computed again from its entries: costs from tokens and prices, rollups and closed months from the entries.
+"""The ledger computed again from its entries: costs and charges from tokens and prices, sums and closed months from the
+entries, and what must hold between entries (`gateway.ledger.credit_checks`).
 
 Reads the file beside a running gateway, everything from one instant. What does not come out the same is a difference;
-there must be none. A crashed call's cost was fixed when its hold was made, and credits, refunds and the like have no
-tokens, so their amounts are taken as they stand.
+there must be none. A crashed call's amounts were fixed when its hold was made, and grants, refunds and the like have no
+tokens, so theirs are taken as they stand. What another payer than the quota took can only be told from below: which of
+the images were delivered is not in the buckets.
 """
 
 import sqlite3
@@ -16,6 +18,7 @@ from sqlalchemy import select
 
 from gateway.catalog import Price
 from gateway.errors import StoreError
+from gateway.ledger.credit_checks import findings
 from gateway.ledger.migration import require_current
 from gateway.ledger.periods import period_of
 from gateway.ledger.queries import closed_key, month_sums
@@ -23,6 +26,7 @@ from gateway.ledger.readers import read_only_uri
 from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.schema import (
     ENTRY_COLUMNS,
+    ENTRY_FACTS,
     USAGE_DAILY_KEY,
     USAGE_DAILY_SUMS,
     entries,
@@ -42,7 +46,9 @@ DIFFERENCES_MAX = 1_000
 
 _BUSY_TIMEOUT_S = 10.0
 _CHUNK_ROWS = 2_000
+_FACTS = tuple(column.name for column in ENTRY_FACTS)
 _BUCKETS = slice(ENTRY_COLUMNS.index(Usage._fields[0]), ENTRY_COLUMNS.index(Usage._fields[-1]) + 1)
+_MONTH_KEY = ("creator", "payer", "kind")
 _MONTH_SUMS = ("calls", "cost_nano_usd", "charge_nano_usd", "payer_amount")
 
 
@@ -90,36 +96,64 @@ class _Verification:
 
     def run(self) -> Report:
         entries_read = 0
-        for row in self._rows(select(entries).order_by(entries.c.id)):
+        for row in self._rows(select(*ENTRY_FACTS).order_by(entries.c.id)):
             entries_read += 1
             self._check_entry(row)
             self._rollups.add(row)
         computed = {row[: len(USAGE_DAILY_KEY)]: row[len(USAGE_DAILY_KEY) :] for row in self._rollups.rows()}
         self._check_rollups(computed)
         months = self._check_closed_months(computed)
+        for finding in findings(self._rows):
+            self._differ(Difference(*finding))
         return Report(entries_read, len(computed), months, self._differences, self._count)
 
     # Entries
 
     def _check_entry(self, row: tuple[Any, ...]) -> None:
-        entry = dict(zip(ENTRY_COLUMNS, row, strict=True))
+        entry = dict(zip(_FACTS, row, strict=True))
         for column, computed in zip(("period_day", "period_month"), period_of(entry["admitted_at"]), strict=True):
-            self._compare("entries", entry["id"], column, entry[column], computed)
-        self._compare("entries", entry["id"], "cost_nano_usd", entry["cost_nano_usd"], self._cost(entry, row))
+            self._compare_one(entry, column, computed)
+        if entry["kind"] == "usage":
+            self._check_call(entry, Usage(*row[_BUCKETS]))
+        elif entry["kind"] == "refund" and entry["corrects"] is None:
+            self._compare_one(entry, "corrects", "the call it is a refund of")
 
-    def _cost(self, entry: Mapping[str, Any], row: tuple[Any, ...]) -> Any:
-        if entry["kind"] != "usage" or entry["outcome"] == "crashed":
-            return entry["cost_nano_usd"]
-        usage = Usage(*row[_BUCKETS])
+    def _check_call(self, entry: Mapping[str, Any], usage: Usage) -> None:
+        is_crashed = entry["outcome"] == "crashed"
+        cost = entry["cost_nano_usd"] if is_crashed else self._cost(entry, usage)
+        self._compare_one(entry, "cost_nano_usd", cost)
+        if entry["payer"] != "quota":
+            self._compare_one(entry, "charge_nano_usd", 0)
+            if entry["payer_amount"] < 0:
+                self._compare_one(entry, "payer_amount", "0 or more")
+            return
+        charge = entry["charge_nano_usd"] if is_crashed else self._charge(entry, usage, cost)
+        self._compare_one(entry, "charge_nano_usd", charge)
+        self._compare_one(entry, "payer_amount", entry["charge_nano_usd"])
+
+    def _cost(self, entry: Mapping[str, Any], usage: Usage) -> Any:
+        """In nano-dollars, or a text that says why it cannot be told."""
         if entry["cached"] or not any(usage):
             return 0
-        price = self._prices.get((entry["served_model"], entry["price_version"]))
-        if price is None:
-            return f"no price row {entry['price_version']} of {entry['served_model']}"
         try:
-            return cost_nano_usd(usage, price)
+            return self._amount(entry, usage, entry["price_version"])
         except UnpricedUsage as exc:
             return str(exc)
+
+    def _charge(self, entry: Mapping[str, Any], usage: Usage, cost: Any) -> Any:
+        """What the creator owes where the quota pays: by a price of its own where there was one, else the cost."""
+        if not entry["charge_price_version"] or entry["cached"] or not any(usage):
+            return cost
+        try:
+            return self._amount(entry, usage, entry["charge_price_version"])
+        except UnpricedUsage:
+            return cost  # a kind of token the creator's own price has no rate for is owed at cost
+
+    def _amount(self, entry: Mapping[str, Any], usage: Usage, version: str) -> Any:
+        price = self._prices.get((entry["served_model"], version))
+        if price is None:
+            return f"no price row {version} of {entry['served_model']}"
+        return cost_nano_usd(usage, price, entry["variant"])
 
     def _read_prices(self) -> dict[tuple[str, str], Price]:
         found = {}
@@ -153,7 +187,7 @@ class _Verification:
         expected = {
             (charge["creator"], month): charge
             for month in closed
-            for charge in month_sums(month, _by_payer(computed, month))
+            for charge in month_sums(month, _month_rows(computed, month))
         }
         columns = [column.name for column in month_charges.columns]
         for row in self._rows(select(month_charges)):
@@ -168,6 +202,9 @@ class _Verification:
         return len(closed)
 
     # Comparing
+
+    def _compare_one(self, entry: Mapping[str, Any], column: str, computed: Any) -> None:
+        self._compare("entries", entry["id"], column, entry[column], computed)
 
     def _compare_all(self, table: str, key: str, values: Iterable[tuple[str, Any, Any]]) -> None:
         for column, stored, computed in values:
@@ -190,18 +227,16 @@ class _Verification:
                 yield from rows
 
 
-def _by_payer(computed: Mapping[tuple[Any, ...], tuple[int, ...]], month: str) -> list[dict[str, Any]]:
-    """The sums that `queries.sums_of_month` reads, out of computed rollups."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+def _month_rows(computed: Mapping[tuple[Any, ...], tuple[int, ...]], month: str) -> list[dict[str, Any]]:
+    """What `queries.sums_of_month` reads, out of computed rollups."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
     for key, sums in computed.items():
         named = dict(zip(USAGE_DAILY_KEY, key, strict=True))
         if not named["period_day"].startswith(month):
             continue
         values = dict(zip(USAGE_DAILY_SUMS, sums, strict=True))
-        total = found.setdefault(
-            (named["creator"], named["payer"]),
-            {"creator": named["creator"], "payer": named["payer"], **dict.fromkeys(_MONTH_SUMS, 0)},
-        )
+        grouped = {name: named[name] for name in _MONTH_KEY}
+        total = found.setdefault(tuple(grouped.values()), {**grouped, **dict.fromkeys(_MONTH_SUMS, 0)})
         for name in _MONTH_SUMS:
             total[name] += values[name]
     return [found[key] for key in sorted(found)]

@@ -9,12 +9,14 @@ The queue belongs to the event loop, a batch to the thread that has it, so neith
 
 When the store fails, holds fail at once and go on failing until a probe succeeds; settles stay in the queue, in their
 order, and are tried again with growing pauses until they are committed. Their callers wait for at most `settle_timeout_s`.
+Other writes fail with the store, or when they have waited that long and were not begun; one that was begun may still be
+committed after its caller was told that it failed, so whoever must tell others about it does that in `to_its_end`.
 """
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +32,7 @@ from gateway.ledger.periods import now_ms, period_of
 from gateway.ledger.records import Entry, Hold
 from gateway.ledger.statements import Row, compile_statement
 from gateway.ledger.transactions import HoldWork, SettleWork, TaskWork, Transactions, Work
+from gateway.tasks import spawn
 
 __all__ = ["Writer"]
 
@@ -134,25 +137,43 @@ class Writer:
         """
         return await self.run(lambda transactions: transactions.post(entries, corrects=corrects))
 
-    async def write(self, *statements: Executable) -> list[list[Row]]:
+    async def write(self, *statements: Executable, is_patient: bool = False) -> list[list[Row]]:
         """Executes all or none, in one transaction that survives a power cut. Returns the rows of each `returning`.
 
-        Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError`.
+        Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError` as `run` does.
         """
         compiled = [compile_statement(statement) for statement in statements]
-        return await self.run(lambda transactions: [each.run(transactions.connection) for each in compiled])
+        return await self.run(
+            lambda transactions: [each.run(transactions.connection) for each in compiled], is_patient=is_patient
+        )
 
-    async def run(self, task: Callable[[Transactions], Result]) -> Result:
+    async def run(self, task: Callable[[Transactions], Result], *, is_patient: bool = False) -> Result:
         """What `task` returned, inside a transaction of its own on the writer's thread; rolled back if it raises.
 
-        Keep it short: every call waits meanwhile. It must not touch the event loop.
+        Keep it short: every call waits meanwhile. It must not touch the event loop. Raises `StoreError` when the store
+        fails, and after `settle_timeout_s`: then `task` may still be committed if it was begun. A patient caller waits on
+        until that is known, and is told `StoreError` only of what is not committed.
         """
         if self._is_closing:
             raise self._refusal()
-        work = TaskWork(task, self._loop.create_future(), self._loop.time())
+        work = TaskWork(task, self._loop.create_future(), self._loop.time(), is_patient=is_patient)
         self._submit(work)
         result: Result = await work.on_done
         return result
+
+    async def to_its_end(self, work: Coroutine[Any, Any, Result], name: str) -> Result:
+        """What `work` returned or raised. It goes on to its end even if the caller leaves, or is told `StoreError` after
+        `settle_timeout_s`: for a patient write and whatever others must be told as soon as it is committed."""
+        ending = spawn(_heard(work), name)
+        try:
+            async with asyncio.timeout(self._settle_timeout_s):
+                outcome: Result | Exception = await asyncio.shield(ending)
+        except TimeoutError:
+            ending.add_done_callback(_log_late)
+            raise self._refusal() from None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def close(self, timeout_s: float) -> None:
         """Commits what is queued and ends the thread. What cannot be written in `timeout_s` is given up, and logged.
@@ -224,7 +245,7 @@ class Writer:
             self._queue.appendleft(work)
         self._trouble = trouble
         if trouble is not None:
-            self._drop_queued_holds()
+            self._drop([work for work in self._queue if isinstance(work, HoldWork)])
             self._loop.call_later(self._retry_s, self._hand_over)
             self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
             return
@@ -246,11 +267,12 @@ class Writer:
             # Its caller was told that it failed, and dialled nobody: nothing may be booked for it.
             self._queue.append(SettleWork(work.hold.attribution.request_id, (), future, work.submitted_at))
 
-    def _drop_queued_holds(self) -> None:
-        holds = [work for work in self._queue if isinstance(work, HoldWork)]
-        if holds:
-            self._fail_waiters(holds)
-            kept = [work for work in self._queue if not isinstance(work, HoldWork)]
+    def _drop(self, works: Sequence[Work]) -> None:
+        """Takes works out of the queue: they fail, and will not be done."""
+        if works:
+            self._fail_waiters(works)
+            dropped = set(works)
+            kept = [work for work in self._queue if work not in dropped]
             self._queue.clear()
             self._queue.extend(kept)
 
@@ -261,12 +283,16 @@ class Writer:
             return
         self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
         latest = self._loop.time() - self._settle_timeout_s
+        self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
         late = [
             work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()
         ]
+        begun = set(self._in_hand)
+        late = [work for work in late if work not in begun or not _is_patient(work)]
         if late:
-            self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
             self._fail_waiters(late)
+            # Nothing of these was begun, so that what is called a failure can also be one.
+            self._drop([work for work in late if isinstance(work, TaskWork) and work not in begun])
             _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))
 
     def _fail_waiters(self, works: Sequence[Work]) -> None:
@@ -295,7 +321,8 @@ class Writer:
         def add(transactions: Transactions) -> None:
             transactions.connection.executemany(_ADD_REFUSALS, rows).close()
 
-        work = TaskWork(add, self._loop.create_future(), self._loop.time())
+        # Patient: what may have been committed must not be counted again.
+        work = TaskWork(add, self._loop.create_future(), self._loop.time(), is_patient=True)
         work.on_done.add_done_callback(lambda done: self._refusals_written(done, counts))
         self._submit(work)
 
@@ -345,6 +372,24 @@ class Writer:
     def _set_ended(self) -> None:
         if not self._ended.done():
             self._ended.set_result(None)
+
+
+async def _heard(work: Coroutine[Any, Any, Result]) -> Result | Exception:
+    """An error is handed to the caller; raised in a task of its own it would also be logged as unheard."""
+    try:
+        return await work
+    except Exception as exc:
+        return exc
+
+
+def _log_late(ending: "asyncio.Task[Any]") -> None:
+    outcome = None if ending.cancelled() else ending.result()
+    error = repr(outcome) if isinstance(outcome, Exception) else ""
+    _log.warning("write_ended_late", write=ending.get_name(), is_done=not error, error=error)
+
+
+def _is_patient(work: Work) -> bool:
+    return isinstance(work, TaskWork) and work.is_patient
 
 
 def _own(error: Exception) -> Exception:

@@ -9,7 +9,8 @@ The upstream model's name says how it behaves:
     ...slow...        200 ms to the first byte, 50 ms between the pieces
     ...f20d10n64...   20 ms to the first byte, 10 ms between the pieces, 64 pieces
 
-Everything else repeats what the user said last. A token is four bytes, rounded up.
+Everything else repeats what the user said last. A token is four bytes, rounded up. Images come from
+`gateway.providers.mock_images`, whose names say more; statuses, deaths and the first byte's delay are the same for both.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ import orjson
 from gateway.catalog import ProviderRow
 from gateway.config import Settings
 from gateway.providers.base import Deadlines, Exchange, FailureKind, UpstreamFailure, UpstreamRequest
+from gateway.providers.mock_images import image_answer
+
+IMAGES_PATH = "/images/generations"
 
 _TIMING = re.compile(r"f(\d{1,6})d(\d{1,6})n(\d{1,6})")
 _ERROR = re.compile(r"error-([45]\d\d)")
@@ -38,24 +42,32 @@ class MockProvider:
         await gate
         request.on_dial()
         body = orjson.loads(request.body)
-        script = _Script.of(body)
-        if status := _ERROR.search(script.model):
+        model: str = body["model"]
+        if status := _ERROR.search(model):
             return _Answer(int(status[1]), "application/json", _once(_error(int(status[1]))), request.deadlines)
-        await asyncio.sleep(script.first_byte_s)
+        await asyncio.sleep(_first_byte_s(model))
         if body.get("stream"):
+            script = _Script.of(body)
             wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
             pieces = _paced(_events(script, wants_usage), script)
             return _Answer(200, "text/event-stream; charset=utf-8", pieces, request.deadlines)
-        if "die" in script.model:
+        if "die" in model:
             raise UpstreamFailure("died", "a mock that dies", is_sent=True, is_fully_sent=True)
-        return _Answer(200, "application/json", _once(orjson.dumps(_completion(script))), request.deadlines)
+        answer = image_answer(body) if request.path == IMAGES_PATH else _completion(_Script.of(body))
+        return _Answer(200, "application/json", _once(orjson.dumps(answer)), request.deadlines)
 
     async def close(self) -> None:
         """Nothing is held."""
 
 
+def _first_byte_s(model: str) -> float:
+    if timing := _TIMING.search(model):
+        return int(timing[1]) / 1000
+    return 0.2 if "slow" in model else 0.0
+
+
 class _Script(NamedTuple):
-    """What this call will be answered, and at which pace."""
+    """What a chat completion will be answered, and at which pace."""
 
     model: str
     words: list[str]
@@ -63,21 +75,20 @@ class _Script(NamedTuple):
     prompt_tokens: int
     reasoning_tokens: int
     choices: int
-    first_byte_s: float
     between_s: float
     is_cut: bool
+    service_tier: str | None = None
+    """As asked for: a mock serves any."""
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "_Script":
         model = body["model"]
         said = _last_user_text(body["messages"])
         words = [f"{word} " for word in f"You said: {said}".split()] if said else ["Hello! "]
-        first_byte_s = between_s = 0.0
+        between_s = 0.05 if "slow" in model else 0.0
         if timing := _TIMING.search(model):
-            first_byte_s, between_s = int(timing[1]) / 1000, int(timing[2]) / 1000
+            between_s = int(timing[2]) / 1000
             words = [f"{_WORDS[i % len(_WORDS)]} " for i in range(int(timing[3]))]
-        elif "slow" in model:
-            first_byte_s, between_s = 0.2, 0.05
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         is_cut = limit is not None and len(words) > limit
         return cls(
@@ -87,10 +98,14 @@ class _Script(NamedTuple):
             prompt_tokens=-(-sum(len(_text(message).encode()) for message in body["messages"]) // 4),
             reasoning_tokens=_REASONING_TOKENS if "reasoning" in model else 0,
             choices=body.get("n") or 1,
-            first_byte_s=first_byte_s,
             between_s=between_s,
             is_cut=is_cut,
+            service_tier=body.get("service_tier"),
         )
+
+    @property
+    def tier(self) -> dict[str, str]:
+        return {} if self.service_tier is None else {"service_tier": self.service_tier}
 
     @property
     def finish_reason(self) -> str:
@@ -170,6 +185,7 @@ def _completion(script: _Script) -> dict[str, Any]:
             for index in range(script.choices)
         ],
         "usage": script.usage,
+        **script.tier,
     }
 
 
@@ -196,7 +212,7 @@ def _events(script: _Script, wants_usage: bool) -> Iterator[bytes]:
 
 def _event(script: _Script, fields: dict[str, Any]) -> bytes:
     head = {"id": "chatcmpl-mock", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": script.model}
-    return b"data: " + orjson.dumps(head | fields) + b"\n\n"
+    return b"data: " + orjson.dumps(head | script.tier | fields) + b"\n\n"
 
 
 def _error(status: int) -> bytes:

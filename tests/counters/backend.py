@@ -5,7 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from gateway.counters.base import CounterSeeds, CounterStore, LimitState, Refused, Taken
 from gateway.counters.memory import MemoryCounters
-from policies.types import Deny, Kind, Limit, LimitGroup
+from policies.types import Deny, Kind, Limit, LimitGroup, Unit
 
 T = TypeVar("T")
 TICK_S = 1 / 64
@@ -48,13 +48,19 @@ class Backend:
         raise NotImplementedError
 
     def take(self, hold_id: str, *groups: LimitGroup | Limit) -> Taken | Refused:
-        return self.run(self.store.take(hold_id, [(g,) if isinstance(g, Limit) else g for g in groups]))
+        return self.run(self.store.take(hold_id, in_groups(groups)))
+
+    def preview(self, *groups: LimitGroup | Limit) -> Taken | Refused:
+        return self.run(self.store.preview(in_groups(groups)))
 
     def settle(self, hold_id: str, actuals: Mapping[str, int] | None = None) -> None:
         self.run(self.store.settle(hold_id, actuals or {}))
 
     def release(self, hold_id: str) -> None:
         self.run(self.store.release(hold_id))
+
+    def adjust(self, limit: Limit, units: int) -> None:
+        self.run(self.store.adjust(limit.key, units, resets_at=limit.resets_at))
 
     def read(self, limit: Limit) -> LimitState:
         (state,) = self.run(self.store.read([limit]))
@@ -67,8 +73,8 @@ class Backend:
     def seed_rolling(self, limit: Limit, admitted: Iterable[tuple[float, int]]) -> None:
         self.run(self.store.seed_rolling(limit.key, limit.window_s, limit.capacity, admitted, unit=limit.unit))
 
-    def seed_settled(self, limit: Limit, units: int) -> None:
-        self.run(self.store.seed_settled(limit.key, units, resets_at=limit.resets_at))
+    def seed_settled(self, limit: Limit, units: int, *, is_refused: bool = False) -> None:
+        self.run(self.store.seed_settled(limit.key, units, resets_at=limit.resets_at, is_refused=is_refused))
 
     def take_many(self, limit: Limit, count: int, *, prefix: str) -> int:
         """How many of `count` calls were admitted; each ends at once."""
@@ -101,12 +107,17 @@ class MemoryBackend(Backend):
         raise AssertionError("the store suspended")
 
 
+def in_groups(groups: Sequence[LimitGroup | Limit]) -> list[LimitGroup]:
+    """A bare limit is a group without alternatives."""
+    return [(group,) if isinstance(group, Limit) else group for group in groups]
+
+
 def a_limit(
     key: str,
     kind: Kind,
     capacity: int,
     amount: int = 1,
-    unit: str = "nano_usd",
+    unit: Unit = "nano_usd",
     *,
     window_s: int = 0,
     resets_at: float | None = None,
@@ -119,21 +130,35 @@ def requests(capacity: int, amount: int = 1, *, key: str = "requests:ada", windo
     return a_limit(key, "rolling", capacity, amount, "request", window_s=window_s)
 
 
-def tokens(capacity: int, amount: int, *, window_s: int = 60) -> Limit:
-    return a_limit("tokens:ada", "rolling", capacity, amount, "token", window_s=window_s)
+def tokens(capacity: int, amount: int, *, key: str = "tokens:ada", window_s: int = 60) -> Limit:
+    return a_limit(key, "rolling", capacity, amount, "token", window_s=window_s)
+
+
+MONTH_ENDS_AT = 1_750_000_000.0 + 86_400
+"""A day after the start of the test's clock."""
 
 
 def money(capacity: int, amount: int, *, key: str = "quota:ada") -> Limit:
-    """A month that ends a day after the start of the test's clock."""
-    return a_limit(key, "calendar", capacity, amount, resets_at=1_750_000_000.0 + 86_400)
+    return a_limit(key, "calendar", capacity, amount, resets_at=MONTH_ENDS_AT)
+
+
+def shrinking(capacity: int, amount: int, amount_min: int) -> Limit:
+    """Money that may be less than the amount."""
+    return money(capacity, amount)._replace(amount_min=amount_min)
+
+
+def budget(capacity: int, amount: int, resume_below: int | None = None) -> Limit:
+    """Money that stays refused until nine tenths of it would do, or `resume_below`."""
+    limit = a_limit("budget:ada", "calendar", capacity, amount, "cost_nano_usd", resets_at=MONTH_ENDS_AT)
+    return limit._replace(resume_below=capacity * 9 // 10 if resume_below is None else resume_below)
 
 
 def gauge(capacity: int, amount: int = 1) -> Limit:
     return a_limit("gauge:ada", "gauge", capacity, amount, "call")
 
 
-def credits_left(capacity: int, amount: int, *, key: str = "credits:ada") -> Limit:
-    return a_limit(key, "balance", capacity, amount)
+def credits_left(capacity: int, amount: int, *, key: str = "credits:ada", lapsed: int = 0) -> Limit:
+    return a_limit(key, "balance", capacity, amount, "credit")._replace(lapsed=lapsed)
 
 
 def admitted(answer: Taken | Refused) -> Taken:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.types import Limit
+from policies.types import Limit, Unit
 from tests.counters.backend import (
     TICK_S,
     Backend,
@@ -152,15 +152,28 @@ def test_an_actual_below_zero_counts_as_zero(backend: Backend) -> None:
 
 
 def test_a_hold_of_nothing_may_still_settle_something(backend: Backend) -> None:
-    limit = money(1_000, 0)
-    admitted(backend.take("h", limit))
+    limit, window = money(1_000, 0), tokens(1_000, 0, window_s=3600)
+    admitted(backend.take("h", limit, window))
+    admitted(backend.take("released", window))
+    backend.release("released")
     for _ in range(500):
         backend.clock.advance(2.0)
         backend.release("nobody")
         admitted(backend.take("other", requests(1_000)))
         backend.settle("other")
-    backend.settle("h", {"nano_usd": 30})
+    backend.settle("h", {"nano_usd": 30, "token": 40})
     assert backend.figures(limit) == (30, 0)
+    assert backend.figures(window) == (40, 0)
+
+
+def test_a_hold_of_nothing_leaves_an_empty_window_behind(backend: Backend) -> None:
+    window = tokens(1_000, 0)
+    admitted(backend.take("a", window))
+    admitted(backend.take("b", window))
+    refused(backend.take("c", window, gauge(1, 2)))
+    backend.settle("a", {"token": 0})
+    backend.release("b")
+    assert backend.read(window) == (window, 0, 0, 0.0, 0)
 
 
 @pytest.mark.parametrize("limit", [requests(5), requests(5_000), MONTHLY_CALLS])
@@ -396,7 +409,7 @@ def test_the_reset_is_when_the_window_is_empty(backend: Backend) -> None:
     backend.take_many(limit, 1, prefix="b")
     assert backend.read(limit).reset_s == HOUR_S
     backend.clock.advance(HOUR_S)
-    assert backend.read(limit) == (limit, 0, 0, 0.0)
+    assert backend.read(limit) == (limit, 0, 0, 0.0, 0)
 
 
 @pytest.mark.parametrize("start_s", [0.0, TICK_S, 30.0, 59.0, 60.0 - TICK_S])
@@ -417,7 +430,7 @@ def test_a_bucketed_window_is_never_over_and_early_by_at_most_a_sixtieth(backend
     st.lists(st.tuples(st.integers(0, 2_000), st.integers(1, 200)), min_size=1, max_size=80),
     st.sampled_from([("token", 400), ("token", 1_000), ("request", 400), ("request", 1_000)]),
 )
-def test_no_window_ever_holds_more_than_the_capacity(calls: list[tuple[int, int]], kind: tuple[str, int]) -> None:
+def test_no_window_ever_holds_more_than_the_capacity(calls: list[tuple[int, int]], kind: tuple[Unit, int]) -> None:
     """Against every window that ends at an admission: there is none with more units than those."""
     unit, capacity = kind
     backend = MemoryBackend()

@@ -1,10 +1,22 @@
 """What is particular to the counters in memory: how much they keep. `backend` in the contract shows they never suspend."""
 
+import tracemalloc
+
 import pytest
 
-from gateway.counters.memory import _Window
+from gateway.counters.window import Window
 from policies.types import Limit
-from tests.counters.backend import MemoryBackend, a_limit, admitted, money, refused, requests, tokens
+from tests.counters.backend import (
+    MemoryBackend,
+    admitted,
+    budget,
+    credits_left,
+    gauge,
+    money,
+    refused,
+    requests,
+    tokens,
+)
 
 
 def test_creators_that_came_once_are_forgotten_when_their_window_is_over() -> None:
@@ -24,8 +36,15 @@ def test_refused_calls_leave_nothing_behind() -> None:
     for number in range(300):
         backend.clock.advance(1.0)
         refused(backend.take("h", requests(10, key=f"requests:{number}"), money(10, 11, key=f"quota:{number}")))
-    assert backend.memory.kept_counters < 10
+    assert backend.memory.kept_counters == 0
     assert backend.memory.open_holds == 0
+
+
+def test_a_refusal_that_lasts_keeps_one_counter() -> None:
+    backend = MemoryBackend()
+    for _ in range(3):
+        refused(backend.take("h", requests(10), budget(10, 11)))
+    assert backend.memory.kept_counters == 1
 
 
 def test_a_months_money_is_kept_for_the_month_and_a_day() -> None:
@@ -44,12 +63,42 @@ def test_a_months_money_is_kept_for_the_month_and_a_day() -> None:
 
 def test_a_balance_is_never_forgotten() -> None:
     backend = MemoryBackend()
-    backend.seed_settled(a_limit("credits:ada", "balance", 10), 7)
+    backend.seed_settled(credits_left(10, 1), 7)
+    backend.adjust(credits_left(10, 1, key="adjusted"), 3)
     backend.clock.advance(400 * 86_400.0)
     for number in range(5):
         backend.clock.advance(1.0)
         backend.take_many(requests(10), 1, prefix=f"a{number}")
-    assert backend.figures(a_limit("credits:ada", "balance", 10)) == (7, 0)
+    assert backend.figures(credits_left(10, 1)) == (7, 0)
+    assert backend.figures(credits_left(10, 1, key="adjusted")) == (3, 0)
+
+
+def test_a_balance_of_nothing_is_forgotten() -> None:
+    """Whoever never spent a credit costs no memory."""
+    backend = MemoryBackend()
+    for number in range(100):
+        backend.adjust(credits_left(10, 1, key=f"credits:{number}"), 5)
+        backend.adjust(credits_left(10, 1, key=f"credits:{number}"), -5)
+    for second in range(5):
+        backend.clock.advance(1.0)
+        backend.take_many(requests(10), 1, prefix=f"{second}")
+    assert backend.memory.kept_counters == 1
+
+
+def test_a_balance_costs_little_memory() -> None:
+    """They are kept for ever: a million creators with credits stay below 300 MB, keys included."""
+    backend = MemoryBackend()
+    balances = 5_000
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(balances):
+            backend.seed_settled(credits_left(10, 1, key=f"credits:c/creator-{number}"), 1_000 + number)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert backend.memory.kept_counters == balances
+    assert (after - before) / balances < 300
 
 
 def test_a_hold_that_outlives_its_window_ends_without_harm() -> None:
@@ -68,7 +117,11 @@ def test_a_hold_that_outlives_its_window_ends_without_harm() -> None:
 
 def test_looking_makes_no_counter() -> None:
     backend = MemoryBackend()
-    assert backend.read(requests(10)) == (requests(10), 0, 0, 0.0)
+    limits = [requests(10), tokens(10, 1), money(10, 1), credits_left(10, 1), gauge(1), budget(10, 1)]
+    admitted(backend.preview(*limits))
+    refused(backend.preview(*limits, budget(10, 11)))
+    refused(backend.preview(budget(10, 11), *limits))
+    assert backend.read(requests(10)) == (requests(10), 0, 0, 0.0, 0)
     assert backend.memory.kept_counters == 0
 
 
@@ -79,7 +132,7 @@ def test_a_busy_window_keeps_one_slice_a_bucket(limit: Limit) -> None:
         backend.clock.advance(1.0)
         assert backend.take_many(limit, 20, prefix=f"{second}") == 20
     window = backend.memory._counters[limit.key]
-    assert isinstance(window, _Window)
+    assert isinstance(window, Window)
     assert len(window.slices) <= 61
     assert backend.figures(limit) == (61 * 20 * limit.amount, 0)
 
@@ -90,5 +143,5 @@ def test_an_exact_window_keeps_no_more_slices_than_its_capacity() -> None:
         backend.clock.advance(1.0)
         backend.take_many(requests(512), 1, prefix=f"{second}")
     window = backend.memory._counters[requests(512).key]
-    assert isinstance(window, _Window)
+    assert isinstance(window, Window)
     assert len(window.slices) == 512

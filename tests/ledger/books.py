@@ -40,7 +40,7 @@ def attribution(request_id: str, *, creator: str = "acme", at: datetime = NOON, 
 
 
 def hold(request_id: str, **fields: Any) -> Hold:
-    return Hold(attribution(request_id, **fields), ROUTE, 2 * ORPHAN_COST, ORPHAN_USAGE, ORPHAN_COST)
+    return Hold(attribution(request_id, **fields), ROUTE, 2 * ORPHAN_COST, ORPHAN_USAGE, ORPHAN_COST, ORPHAN_COST)
 
 
 def entry(request_id: str, *, changes: dict[str, Any] | None = None, **fields: Any) -> Entry:

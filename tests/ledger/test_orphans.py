@@ -53,10 +53,19 @@ async def test_every_open_hold_is_booked_as_crashed_at_a_start(path: Path) -> No
 
 
 async def test_a_call_paid_in_credits_is_owed_nothing_in_money(database: Database, path: Path) -> None:
-    await database.ledger.hold(hold("r1")._replace(route=Route("m", "p", "1", "credits", "credit")))
+    in_credits = hold("r1")._replace(route=Route("m", "p", "1", "credits", "credit"), orphan_charge_nano_usd=0)
+    await database.ledger.hold(in_credits)
     await book_orphans(database)
     found = rows(path, "SELECT cost_nano_usd, charge_nano_usd, payer, payer_amount FROM entries")
     assert found == [(ORPHAN_COST, 0, "credits", 0)]
+
+
+async def test_an_orphan_owes_by_its_own_price_and_keeps_why_it_was_admitted(database: Database, path: Path) -> None:
+    decided = {"charge_price_version": "own.1", "downgrade_reason": "budget_usd_per_month", "decision": '{"limits":[]}'}
+    await database.ledger.hold(hold("r1")._replace(orphan_charge_nano_usd=7, **decided))
+    await book_orphans(database)
+    columns = "cost_nano_usd, charge_nano_usd, payer_amount, variant, " + ", ".join(decided)
+    assert rows(path, f"SELECT {columns} FROM entries") == [(ORPHAN_COST, 7, 7, "", *decided.values())]
 
 
 async def test_a_hold_whose_call_lives_is_left_alone_however_old(database: Database, path: Path) -> None:

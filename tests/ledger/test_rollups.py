@@ -1,6 +1,7 @@
 """Rollups: the sums of the entries, by every key, in the period of the admission."""
 
 import asyncio
+import shutil
 import tempfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
@@ -26,9 +27,9 @@ NAMES = st.sampled_from(["", "a", "b", OTHER])
 INSTANTS = st.timedeltas(timedelta(0), timedelta(days=4)).map(lambda age: datetime(2026, 3, 2, tzinfo=UTC) - age)
 
 SUMS_OF_ENTRIES = f"""
-    SELECT {", ".join(USAGE_DAILY_KEY)}, sum(final), count(*), {", ".join(f"sum({name})" for name in Usage._fields)},
+    SELECT {", ".join(USAGE_DAILY_KEY)}, sum(final AND kind = 'usage'), count(*), {", ".join(f"sum({name})" for name in Usage._fields)},
            sum(cost_nano_usd), sum(charge_nano_usd), sum(payer_amount),
-           sum(final AND outcome NOT IN ('ok', 'client_gone'))
+           sum(final AND kind = 'usage' AND outcome NOT IN ('ok', 'client_gone'))
     FROM entries GROUP BY {", ".join(USAGE_DAILY_KEY)} ORDER BY {", ".join(USAGE_DAILY_KEY)}
 """
 
@@ -67,10 +68,10 @@ async def post(path: Path, made: list[Entry]) -> None:
 
 
 @settings(max_examples=15)
-@given(st.lists(entries(), max_size=12))
-def test_rollups_are_the_sums_of_the_entries(made: list[Entry]) -> None:
+@given(made=st.lists(entries(), max_size=12))
+def test_rollups_are_the_sums_of_the_entries(empty: Path, made: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gateway.db"
+        path = Path(shutil.copy(empty, folder))
         asyncio.run(post(path, made))
         stored = rows(path, f"SELECT * FROM usage_daily ORDER BY {', '.join(USAGE_DAILY_KEY)}")
         assert stored == rows(path, SUMS_OF_ENTRIES)

@@ -30,8 +30,8 @@ def shape(path: Path) -> dict[str, Any]:
         for _, name, kind, _, without_rowid, strict in connection.execute("PRAGMA table_list").fetchall():
             if kind == "table" and not name.startswith("sqlite_") and name != "alembic_version":
                 indexes = [
-                    (unique, origin, [column[2] for column in told(f"PRAGMA index_info('{index}')")])
-                    for _, index, unique, origin, _ in told(f"PRAGMA index_list('{name}')")
+                    (unique, origin, partial, [column[2] for column in told(f"PRAGMA index_info('{index}')")])
+                    for _, index, unique, origin, partial in told(f"PRAGMA index_list('{name}')")
                 ]
                 columns = connection.execute(f"PRAGMA table_info('{name}')").fetchall()
                 keys = told(f"PRAGMA foreign_key_list('{name}')")
@@ -53,6 +53,21 @@ def test_migrations_make_the_tables_of_the_schema(path: Path, tmp_path: Path) ->
     migrated = shape(path)
     assert migrated == shape(tmp_path / "direct.db")
     assert set(migrated) == set(metadata.tables)
+
+
+def test_partial_indexes_have_the_conditions_of_the_schema(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    migration.migrate(path)
+    made = {name: sql.partition(" WHERE ")[2] for name, sql in rows(path, "SELECT name, sql FROM sqlite_master") if sql}
+    conditions = {
+        str(index.name): str(where)
+        for table in metadata.tables.values()
+        for index in table.indexes
+        if (where := index.dialect_options["sqlite"]["where"]) is not None
+    }
+    assert len(conditions) == 3
+    assert {name: made[name] for name in conditions} == conditions
 
 
 def test_the_newest_migration_is_the_version_that_is_asked_for() -> None:
@@ -125,11 +140,15 @@ async def test_an_entry_is_not_replaced_by_another_of_the_same_id(database: Data
 # Opening
 
 
-async def test_the_database_is_for_its_owner_only(database: Database, path: Path) -> None:
+async def test_the_database_is_for_its_owner_only(path: Path) -> None:
+    database = await Database.open(path)
     await call(database, "r1")
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    for file in path.parent.iterdir():
+    files = list(path.parent.iterdir())
+    for file in files:
         assert file.stat().st_mode & 0o077 == 0, file.name
+    await database.close()
+    assert len(files) >= 3
 
 
 async def test_a_newer_database_is_refused(database: Database, path: Path) -> None:

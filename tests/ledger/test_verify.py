@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
+from gateway.catalog import Price
 from gateway.errors import ConfigError, RequestError
 from gateway.ledger.closing import close_month
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.records import Route
 from gateway.ledger.verify import Difference, verify
+from gateway.pricing import cost_nano_usd
 from gateway.tasks import spawn
-from gateway.usage import NO_USAGE
-from tests.ledger.books import COST, NOON, ORPHAN_COST, call, change, entry, hold, rows
+from gateway.usage import NO_USAGE, Usage
+from tests.ledger.books import COST, MODEL, NOON, PRICE, USAGE, call, change, entry, hold, rows
 
 MAY = "2026-05"
 
@@ -30,8 +32,11 @@ async def booked(database: Database, path: Path) -> Path:
     await book_orphans(database)
     refused = {"usage": NO_USAGE, "usage_source": "none", "cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
     await database.ledger.post([entry("refused", changes={**refused, "outcome": "upstream_refused"})])
-    await database.ledger.post([entry("refund", changes={**refused, "kind": "refund", "charge_nano_usd": -5})])
-    await database.ledger.post([entry("hit", changes={"cached": True, "cost_nano_usd": 0, "charge_nano_usd": 0})])
+    ((first,),) = rows(path, "SELECT id FROM entries WHERE request_id = 'r1'")
+    back = {**refused, "kind": "refund", "charge_nano_usd": -5, "payer_amount": -5}
+    await database.ledger.post([entry("refund", changes=back)], corrects=first)
+    free = {"cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
+    await database.ledger.post([entry("hit", changes={"cached": True, **free})])
     await close_month(database, MAY)
     return path
 
@@ -71,12 +76,82 @@ def test_a_planted_difference_is_found(booked: Path, sql: str, table: str, colum
     assert (table, column) in {(found.table, found.column) for found in report.differences}
 
 
-@pytest.mark.parametrize("column", ["cost_nano_usd", "uncached_input", "period_day"])
+@pytest.mark.parametrize("column", ["cost_nano_usd", "charge_nano_usd", "payer_amount", "uncached_input", "period_day"])
 def test_an_entry_changed_past_the_triggers_is_found(booked: Path, column: str) -> None:
     change(booked, "DROP TRIGGER entries_no_update")
     value = "'2026-05-15'" if column == "period_day" else f"{column} + 1000"
     change(booked, f"UPDATE entries SET {column} = {value} WHERE request_id = 'r1'")
     assert verify(booked).differences_count > 0
+
+
+async def test_what_is_owed_is_computed_by_the_price_it_names(database: Database, path: Path) -> None:
+    own = Price(version="own.1", input=1_000_000, output=1_000_000)
+    await database.record_prices({MODEL: own})
+    charge = cost_nano_usd(USAGE, own)
+    owed = {"charge_price_version": "own.1", "charge_nano_usd": charge, "payer_amount": charge}
+    await database.ledger.post([entry("owed", changes=owed)])
+    assert verify(path).differences == []
+    await database.ledger.post([entry("wrong", changes={**owed, "charge_nano_usd": COST, "payer_amount": COST})])
+    await database.ledger.post([entry("unknown", changes={**owed, "charge_price_version": "own.2"})])
+    differences = verify(path).differences
+    assert [(found.column, found.stored) for found in differences] == [
+        ("charge_nano_usd", COST),
+        ("charge_nano_usd", charge),
+    ]
+    assert differences[0].computed == charge
+    assert "own.2" in differences[1].computed
+
+
+async def test_tokens_that_the_own_price_does_not_know_are_owed_at_cost(database: Database, path: Path) -> None:
+    catalog = Price(version="2", input=1_000_000, output=1_000_000, audio_input=4_000_000)
+    await database.record_prices({MODEL: catalog})
+    await database.record_prices({MODEL: Price(version="own.1", input=1_000_000, output=1_000_000)})
+    heard = Usage(uncached_input=10, audio_input=5, text_output=3)
+    cost = cost_nano_usd(heard, catalog)
+    amounts = {"cost_nano_usd": cost, "charge_nano_usd": cost, "payer_amount": cost}
+    changes = {"route": Route(MODEL, "openai", "2"), "usage": heard, "charge_price_version": "own.1", **amounts}
+    await database.ledger.post([entry("heard", changes=changes)])
+    assert verify(path).differences == []
+
+
+async def test_the_variant_is_part_of_the_price(database: Database, path: Path) -> None:
+    images = Price(version="3", images={"1024x1024/hd": 80_000_000_000, "1024x1024/standard": 40_000_000_000})
+    await database.record_prices({MODEL: images})
+    route, usage = Route(MODEL, "openai", "3", "credits", "credit"), Usage(image_units=2)
+    free = {"charge_nano_usd": 0, "payer_amount": 8, "route": route, "usage": usage}
+    await database.ledger.post([entry("i1", changes={**free, "variant": "1024x1024/hd", "cost_nano_usd": 160_000_000})])
+    await database.ledger.post(
+        [entry("i2", changes={**free, "variant": "1024x1024/standard", "cost_nano_usd": 160_000_000})]
+    )
+    cheaper = [found for found in verify(path).differences if found.column == "cost_nano_usd"]
+    assert [(found.stored, found.computed) for found in cheaper] == [(160_000_000, 80_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"payer_amount": COST - 1}, "payer_amount"),
+        (
+            {"route": Route(MODEL, "openai", PRICE.version, "free_images", "image"), "payer_amount": 1},
+            "charge_nano_usd",
+        ),
+        (
+            {
+                "route": Route(MODEL, "openai", PRICE.version, "free_images", "image"),
+                "payer_amount": -1,
+                "charge_nano_usd": 0,
+            },
+            "payer_amount",
+        ),
+        ({"kind": "refund", "charge_nano_usd": -1, "payer_amount": -1}, "corrects"),
+    ],
+    ids=["the quota pays the charge", "images owe no money", "a call takes nothing below 0", "a refund of nothing"],
+)
+async def test_a_payer_that_contradicts_itself_is_found(
+    database: Database, path: Path, changes: dict[str, Any], column: str
+) -> None:
+    await database.ledger.post([entry("r1", changes=changes)])
+    assert [found.column for found in verify(path).differences] == [column]
 
 
 def test_a_difference_names_the_row_and_both_values(booked: Path) -> None:
@@ -130,6 +205,27 @@ async def test_a_closed_month_holds_one_row_a_creator(database: Database, path: 
     ]
 
 
+async def test_a_month_counts_what_was_consumed_less_what_was_given_back(database: Database, path: Path) -> None:
+    await call(database, "r1")
+    ((first,),) = rows(path, "SELECT id FROM entries")
+    nothing = {"usage": NO_USAGE, "cost_nano_usd": 0}
+    money_back = {**nothing, "kind": "refund", "charge_nano_usd": -7, "payer_amount": -7}
+    await database.ledger.post([entry("b1", changes=money_back)], corrects=first)
+    route = Route("", "", "", "promo_credits", "credit")
+    for name, kind, amount, creator in [
+        ("g1", "grant", -10, "acme"),
+        ("u1", "usage", 4, "acme"),
+        ("a1", "adjustment", 2, "acme"),
+        ("x1", "expiry", 4, "acme"),
+        ("g2", "grant", -10, "only-granted"),
+    ]:
+        changes = {**nothing, "kind": kind, "route": route, "charge_nano_usd": 0, "payer_amount": amount}
+        await database.ledger.post([entry(name, creator=creator, changes=changes)])
+    assert await close_month(database, MAY) == (1, True)
+    assert charges(path) == [("acme", MAY, COST - 7, COST, 2, f'{{"promo_credits":6,"quota":{COST - 7}}}')]
+    assert [found for found in verify(path).differences if found.table == "month_charges"] == []
+
+
 async def test_closing_again_changes_nothing(database: Database, path: Path) -> None:
     await call(database, "r1")
     await close_month(database, MAY)
@@ -164,28 +260,3 @@ async def test_a_month_that_is_not_over_is_not_closed(database: Database) -> Non
         await close_month(database, datetime.now(UTC).strftime("%Y-%m"))
     with pytest.raises(RequestError, match="takes a month"):
         await close_month(database, "9999-12")
-
-
-# What a start reads
-
-
-async def test_a_start_reads_the_months_charges_and_the_last_hours_calls(database: Database) -> None:
-    now = datetime.now(UTC)
-    await call(database, "r1", at=now)
-    await call(database, "r2", at=now - timedelta(hours=2))
-    await call(database, "r3", creator="zeta", at=now - timedelta(minutes=30))
-    await database.ledger.hold(hold("r4", at=now))
-    in_credits = {"route": Route("m", "p", "1", "credits", "credit"), "charge_nano_usd": 9}
-    attempts = [
-        entry("r4", at=now, changes={"final": False}),
-        entry("r4", at=now, changes={"attempt": 2, **in_credits}),
-    ]
-    await database.ledger.settle("r4", attempts)
-    found = await database.admitted_since((now - timedelta(hours=1)).timestamp())
-    second = int(now.timestamp())
-    assert sorted(found) == [("acme", second, 2), ("zeta", second - 1_800, 1)]
-    month = (now - timedelta(hours=2)).strftime("%Y-%m")
-    if month == now.strftime("%Y-%m"):
-        assert await database.month_charges(month) == {"acme": 3 * COST, "zeta": COST}
-    assert await database.month_charges("2020-01") == {}
-    assert ORPHAN_COST > COST

@@ -1,6 +1,7 @@
 """Holds and settles: grouped, exactly once, and never lost when the store fails."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ from tests.ledger.books import (
     rows,
     unwritable,
 )
+
+
+async def written(database: Database) -> None:
+    """Returns once all that was begun is committed."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await database.run(lambda transactions: None)
+            except StoreError:
+                continue
+
 
 CREATOR = {"account_id": "acme", "plan": "free", "is_active": True, "created_at": 1}
 
@@ -172,6 +184,74 @@ async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: 
     assert count(path, "holds") == 0
     assert count(path, "entries") == 0
     await call(database, "after")
+
+
+async def test_a_task_that_was_not_begun_is_not_done_after_its_caller_was_told_so(
+    database: Database, path: Path
+) -> None:
+    """A caller who tries again must not find it done twice."""
+
+    def posting(name: str) -> Callable[[Transactions], object]:
+        return lambda transactions: transactions.post([entry(name)])
+
+    with locked(path):
+        begun = spawn(database.run(posting("begun")), "begun")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting = [spawn(database.run(posting(f"w{n}")), "waiting") for n in range(3)]
+        for told in (begun, *waiting):
+            with pytest.raises(StoreError):
+                await told
+    await written(database)
+    assert rows(path, "SELECT request_id FROM entries") == [("begun",)]
+
+
+async def test_a_patient_write_says_what_became_of_it_and_its_work_goes_on_without_the_caller(
+    database: Database, path: Path
+) -> None:
+    ledger = database.ledger
+    heard = []
+
+    async def work() -> None:
+        heard.append(await ledger.run(lambda transactions: transactions.post([entry("r1")]), is_patient=True))
+
+    with locked(path):
+        with pytest.raises(StoreError):
+            await ledger.to_its_end(work(), "work")
+        async with asyncio.timeout(10):
+            while ledger.is_ready:
+                await asyncio.sleep(0.01)
+        assert heard == []
+    await written(database)
+    assert rows(path, "SELECT id FROM entries") == [(entry_id,) for entry_id in heard[0]]
+
+
+async def test_work_that_goes_on_without_its_caller_tells_the_log_how_it_ended(database: Database, path: Path) -> None:
+    ledger = database.ledger
+
+    def changes_its_mind(transactions: Transactions) -> None:
+        raise LookupError("changed its mind")
+
+    with capture_logs() as logs:
+        with locked(path), pytest.raises(StoreError):
+            await ledger.to_its_end(ledger.run(changes_its_mind, is_patient=True), "rename")
+        async with asyncio.timeout(10):
+            while not (late := [log for log in logs if log["event"] == "write_ended_late"]):
+                await asyncio.sleep(0)
+    assert [(log["write"], log["is_done"]) for log in late] == [("rename", False)]
+    assert "changed its mind" in late[0]["error"]
+
+
+async def test_a_caller_that_leaves_does_not_end_its_work(database: Database, path: Path) -> None:
+    ledger = database.ledger
+    post = ledger.run(lambda transactions: transactions.post([entry("r1")]), is_patient=True)
+    caller = spawn(ledger.to_its_end(post, "post"), "caller")
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await written(database)
+    assert count(path, "entries") == 1
 
 
 async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, path: Path) -> None:
@@ -346,6 +426,17 @@ async def test_refusals_survive_a_failing_store(database: Database, path: Path) 
         while not rows(path, "SELECT 1 FROM refusals_daily WHERE count = 2"):
             await asyncio.sleep(0.01)
     assert (await database.fetch_one(select(func.sum(refusals_daily.c.count).label("n")))) == {"n": 2}
+
+
+async def test_a_refusal_written_late_is_counted_once(database: Database, path: Path) -> None:
+    database.ledger.count_refusal("acme", "quota")
+    with locked(path):
+        async with asyncio.timeout(10):
+            while database.ledger.is_ready:  # the flush waits for the lock, and a caller would have given up
+                await asyncio.sleep(0.01)
+    await written(database)
+    await database.close()
+    assert rows(path, "SELECT reason, count FROM refusals_daily") == [("quota", 1)]
 
 
 async def test_close_commits_what_is_queued_and_refuses_what_comes_later(database: Database, path: Path) -> None:

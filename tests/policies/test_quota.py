@@ -1,6 +1,3 @@
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -8,46 +5,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import quota
-from policies.types import UNLIMITED, Deny, Limit
-from tests.policies.samples import ACCOUNT, CALL, NOW, PLAN
+from policies.owners import creator_owner, key_owner
+from policies.types import UNLIMITED, Limit
+from tests.policies.samples import ACCOUNT, CALL, NOW, USD, on_plan, only, with_key_limits
 
-DAY = timedelta(days=1)
 TICK = timedelta(microseconds=1)
 
 
-def limit_at(now: datetime, nano_usd: int = 1_000_000_000) -> Limit:
-    account = replace(ACCOUNT, plan=replace(PLAN, quota_nano_usd_per_month=nano_usd))
-    ((limit,),) = quota.decide(CALL, account, now)
-    return limit
+def limit_at(now: datetime, nano_usd: int | None = USD) -> Limit:
+    return quota.alternative(CALL, on_plan(quota_nano_usd_per_month=nano_usd), now)
 
 
-@pytest.fixture(params=["Asia/Tokyo", "America/New_York", "Pacific/Kiritimati"])
-def host_zone(request: pytest.FixtureRequest) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", request.param)
-        time.tzset()
-        yield request.param
-    time.tzset()
-
-
-def test_a_call_takes_its_worst_case_of_the_plans_month() -> None:
-    limit = limit_at(NOW, 1_000_000_000)
+def test_a_call_takes_what_it_may_cost_the_creator_of_the_plans_month() -> None:
+    limit = limit_at(NOW, USD)
     assert (limit.name, limit.kind, limit.unit) == ("quota_usd_per_month", "calendar", "nano_usd")
-    assert (limit.capacity, limit.amount, limit.window_s) == (1_000_000_000, CALL.hold_nano_usd, 0)
-    assert limit.key == "quota:ada:2025-06" == quota.counter_key("ada", quota.month_of(NOW))
+    assert (limit.capacity, limit.amount, limit.window_s) == (USD, CALL.charge_nano_usd, 0)
+    assert limit.key == quota.counter_key(creator_owner("ada"), "2025-06")
+    assert limit.resets_at == datetime(2025, 7, 1, tzinfo=UTC).timestamp()
+
+
+def test_the_hold_may_shrink_only_where_the_call_lets_it() -> None:
+    assert limit_at(NOW).amount_min is None
+    limit = quota.alternative(CALL._replace(charge_min_nano_usd=300), ACCOUNT, NOW)
+    assert (limit.amount, limit.amount_min) == (1_234, 300)
+
+
+def test_the_quota_never_downgrades() -> None:
+    assert not limit_at(NOW).downgrades
+    assert limit_at(NOW).resume_below is None
 
 
 def test_a_call_that_costs_nothing_still_shows_the_quota() -> None:
-    ((limit,),) = quota.decide(CALL._replace(hold_nano_usd=0), ACCOUNT, NOW)
-    assert limit.amount == 0
+    assert quota.alternative(CALL._replace(charge_nano_usd=0), ACCOUNT, NOW).amount == 0
 
 
 def test_a_plan_without_quota_is_counted_on_the_same_counter() -> None:
     """Another plan may count on the next call, and then this month's charges must be known."""
-    account = replace(ACCOUNT, plan=replace(PLAN, quota_nano_usd_per_month=None))
-    answer = quota.decide(CALL, account, NOW)
-    assert not isinstance(answer, Deny)
-    [[limit]] = answer
+    limit = limit_at(NOW, None)
     assert limit.capacity == UNLIMITED
     assert limit.key == limit_at(NOW, 1).key
 
@@ -55,39 +49,39 @@ def test_a_plan_without_quota_is_counted_on_the_same_counter() -> None:
 def test_the_refusal_names_plan_and_amount() -> None:
     refusal = limit_at(NOW, 250_000_000).refusal
     assert (refusal.code, refusal.policy) == ("insufficient_quota", "quota")
-    assert "'pro'" in refusal.message
-    assert "0.25 USD" in refusal.message
+    assert refusal.message == "The monthly quota of plan 'pro', 0.25 USD, does not cover this request."
 
 
-MONTHS = [
-    pytest.param(datetime(2025, 1, 1, tzinfo=UTC), 31, id="31 days"),
-    pytest.param(datetime(2025, 2, 1, tzinfo=UTC), 28, id="28 days"),
-    pytest.param(datetime(2024, 2, 1, tzinfo=UTC), 29, id="leap year"),
-    pytest.param(datetime(2000, 2, 1, tzinfo=UTC), 29, id="leap century"),
-    pytest.param(datetime(2100, 2, 1, tzinfo=UTC), 28, id="century without leap day"),
-    pytest.param(datetime(2025, 4, 1, tzinfo=UTC), 30, id="30 days"),
-    pytest.param(datetime(2025, 12, 1, tzinfo=UTC), 31, id="year end"),
-]
+@pytest.mark.parametrize("capacity", [0, 5])
+def test_a_keys_own_quota_takes_the_same_on_the_keys_counter(capacity: int) -> None:
+    account = with_key_limits(quota_nano_usd_per_month=capacity)
+    limit = only(quota.key_groups(CALL._replace(charge_min_nano_usd=300), account, NOW))
+    assert (limit.name, limit.kind, limit.unit) == ("key_quota_usd_per_month", "calendar", "nano_usd")
+    assert (limit.capacity, limit.amount, limit.amount_min) == (capacity, 1_234, 300)
+    assert limit.key == quota.counter_key(key_owner("k1"), "2025-06")
+    assert "this virtual key" in limit.refusal.message
 
 
-@pytest.mark.parametrize(("first", "days"), MONTHS)
-def test_a_month_runs_from_its_first_instant_to_the_next_months(first: datetime, days: int) -> None:
-    last = first + days * DAY - TICK
-    following = first + days * DAY
-    ends_at = following.timestamp()
-    for now in (first, first + timedelta(days=days / 2), last):
-        assert limit_at(now).key == f"quota:ada:{first:%Y-%m}"
-        assert limit_at(now).resets_at == ends_at
-    assert limit_at(following).key == f"quota:ada:{following:%Y-%m}" != limit_at(last).key
-    assert limit_at(first - TICK).resets_at == first.timestamp()
+def test_a_key_without_own_quota_has_no_group() -> None:
+    assert quota.key_groups(CALL, ACCOUNT, NOW) == ()
+    assert quota.key_groups(CALL, with_key_limits(requests_per_hour=1), NOW) == ()
 
 
-@pytest.mark.parametrize(("first", "days"), MONTHS)
-def test_the_hosts_time_zone_is_irrelevant(host_zone: str, first: datetime, days: int) -> None:
-    last = first + days * DAY - TICK
-    assert limit_at(last).key == f"quota:ada:{first:%Y-%m}"
-    assert limit_at(last).resets_at == quota.month_ends_at(first.year, first.month)
-    assert quota.month_ends_at(first.year, first.month) == (first + days * DAY).timestamp()
+@pytest.mark.parametrize(
+    ("first", "following"),
+    [
+        pytest.param(datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 2, 1, tzinfo=UTC), id="31 days"),
+        pytest.param(datetime(2025, 2, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC), id="28 days"),
+        pytest.param(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), id="29 days"),
+        pytest.param(datetime(2025, 4, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC), id="30 days"),
+        pytest.param(datetime(2025, 12, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC), id="year end"),
+    ],
+)
+def test_a_month_is_one_counter_from_its_first_instant_to_its_last(first: datetime, following: datetime) -> None:
+    last = following - TICK
+    assert limit_at(first).key == limit_at(last).key == f"quota:c/ada/{first:%Y-%m}"
+    assert limit_at(first).resets_at == limit_at(last).resets_at == following.timestamp()
+    assert limit_at(following).key == f"quota:c/ada/{following:%Y-%m}"
 
 
 def test_the_calendars_last_month_has_an_end() -> None:
@@ -99,14 +93,11 @@ def test_the_calendars_last_month_has_an_end() -> None:
     st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)),  # noqa: DTZ001
     st.integers(min_value=-14 * 60, max_value=14 * 60),
 )
-def test_an_instant_in_any_zone_belongs_to_its_utc_month(naive: datetime, offset_min: int) -> None:
+def test_the_zone_an_instant_is_told_in_changes_nothing(naive: datetime, offset_min: int) -> None:
     now = naive.replace(tzinfo=UTC)
     elsewhere = now.astimezone(timezone(timedelta(minutes=offset_min)))
     assert limit_at(elsewhere) == limit_at(now)
-    resets_at = limit_at(now).resets_at
-    assert resets_at is not None
-    assert now.timestamp() < resets_at <= now.timestamp() + 31 * 86_400
-    assert quota.month_of(elsewhere) == f"{now.year:04d}-{now.month:02d}"
+    assert f"/{quota.month_of(elsewhere)}" in limit_at(now).key
 
 
 def test_a_naive_instant_is_refused() -> None:

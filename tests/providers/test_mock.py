@@ -1,5 +1,8 @@
 """The mock provider: the same bytes every time, in OpenAI's shape, and trouble by name."""
 
+import base64
+import struct
+import zlib
 from typing import Any
 
 import orjson
@@ -22,6 +25,18 @@ async def ask(model: str, deadlines: Deadlines = PATIENT, **fields: Any) -> Exch
     body = {"model": model, "messages": [{"role": "user", "content": "Good day"}], **fields}
     request = UpstreamRequest("/chat/completions", orjson.dumps(body), bool(fields.get("stream")), deadlines, "req_1")
     return await MockProvider(ProviderRow("mock", "mock"), "", Settings()).open(request, opened())
+
+
+async def ask_images(model: str, deadlines: Deadlines = PATIENT, **fields: Any) -> Exchange:
+    body = {"model": model, "prompt": "A red fox", **fields}
+    request = UpstreamRequest("/images/generations", orjson.dumps(body), False, deadlines, "req_1")
+    return await MockProvider(ProviderRow("mock", "mock"), "", Settings()).open(request, opened())
+
+
+async def images(model: str, **fields: Any) -> Any:
+    exchange = await ask_images(model, **fields)
+    assert (exchange.status, exchange.headers["content-type"]) == (200, "application/json")
+    return orjson.loads(await whole(exchange))
 
 
 async def whole(exchange: Exchange) -> bytes:
@@ -111,3 +126,82 @@ async def test_nothing_is_answered_before_the_gate_opens() -> None:
     provider = MockProvider(ProviderRow("mock", "mock"), "", Settings())
     with pytest.raises(RuntimeError, match="no hold"):
         await provider.open(request, shut())
+
+
+# Images
+
+
+def pixels(png: bytes) -> bytes:
+    """The uncompressed lines of a PNG, every chunk's checksum and the header looked at."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    chunks: dict[bytes, bytes] = {}
+    place = 8
+    while place < len(png):
+        (length,) = struct.unpack_from(">I", png, place)
+        kind, data = png[place + 4 : place + 8], png[place + 8 : place + 8 + length]
+        assert struct.unpack_from(">I", png, place + 8 + length) == (zlib.crc32(kind + data),)
+        chunks[kind] = data
+        place += 12 + length
+    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    width, height, depth, colour_type, *methods = struct.unpack(">II5B", chunks[b"IHDR"])
+    assert (depth, colour_type, methods) == (8, 2, [0, 0, 0])
+    lines = zlib.decompress(chunks[b"IDAT"])
+    assert len(lines) == height * (1 + 3 * width)
+    return lines
+
+
+async def test_images_are_whole_pngs_whose_colour_follows_from_the_prompt() -> None:
+    said = await images("mock-image", n=2)
+    assert said["created"] == 1_700_000_000
+    assert "usage" not in said
+    first, second = (pixels(base64.b64decode(image["b64_json"])) for image in said["data"])
+    assert first != second
+    assert said == await images("mock-image", n=2)
+    assert said["data"][0] != (await images("mock-image", prompt="A blue fox"))["data"][0]
+
+
+async def test_an_image_url_leads_nowhere_and_is_stable() -> None:
+    [image] = (await images("mock-image", response_format="url"))["data"]
+    assert image.keys() == {"url"}
+    assert image["url"].startswith("https://mock.invalid/")
+    assert [image] == (await images("mock-image", response_format="url", n=1))["data"]
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "returned"),
+    [
+        ("mock-image", None, 1),
+        ("mock-image", 10, 10),
+        ("mock-half", 4, 2),
+        ("mock-half", 5, 3),
+        ("mock-half", 1, 1),
+        ("mock-none", 4, 0),
+    ],
+)
+async def test_how_many_images_come_back_follows_from_the_name(model: str, asked: int | None, returned: int) -> None:
+    assert len((await images(model, n=asked))["data"]) == returned
+
+
+async def test_a_premium_image_says_how_its_prompt_was_revised() -> None:
+    [image] = (await images("mock-premium"))["data"]
+    assert "A red fox" in image["revised_prompt"]
+    [image] = (await images("mock-image"))["data"]
+    assert "revised_prompt" not in image
+
+
+async def test_image_tokens_are_reported_by_name_for_what_came_back() -> None:
+    assert (await images("mock-tokens", n=2))["usage"] == {
+        "input_tokens": 3,
+        "output_tokens": 544,
+        "total_tokens": 547,
+        "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
+    }
+    assert (await images("mock-tokens-half", n=2))["usage"]["output_tokens"] == 272
+
+
+async def test_trouble_by_name_holds_for_images_too() -> None:
+    exchange = await ask_images("mock-image-error-503")
+    assert exchange.status == 503
+    with pytest.raises(UpstreamFailure) as caught:
+        await ask_images("mock-image-die")
+    assert caught.value.kind == "died"

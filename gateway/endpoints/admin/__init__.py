@@ -8,15 +8,19 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.endpoints import EXCEPTION_HANDLERS, error_response
-from gateway.endpoints.admin import charges, costs, creators, keys, ledger
+from gateway.endpoints.admin import charges, costs, creators, estimate, keys, ledger, reload
+from gateway.endpoints.admin import credits as credit_endpoints
 from gateway.errors import GatewayError
 
 __all__ = ["AdminOnly", "admin_routes", "control_app"]
 
 
+_MODULES = (creators, credit_endpoints, keys, ledger, costs, charges, estimate, reload)
+
+
 def admin_routes() -> list[BaseRoute]:
     """Every route below /admin. Put them behind `AdminOnly`: none of them asks who is calling."""
-    return [route for module in (creators, keys, ledger, costs, charges) for route in module.routes]
+    return [route for module in _MODULES for route in module.routes]
 
 
 class AdminOnly:

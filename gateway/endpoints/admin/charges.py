@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from gateway.endpoints import json_response, read_form
 from gateway.endpoints.admin.keys import NoForm
-from gateway.endpoints.admin.parameters import choice, database_of, known_parameters, refuse
+from gateway.endpoints.parameters import choice, database_of, known_parameters, refuse
 from gateway.ledger.closing import bounds_of, close_month
 from gateway.ledger.entry_json import csv_header, csv_line
 from gateway.ledger.periods import rfc3339

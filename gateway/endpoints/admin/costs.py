@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.endpoints import json_response
-from gateway.endpoints.admin.parameters import choice, database_of, day, known_parameters, refuse, yes_or_no
+from gateway.endpoints.parameters import choice, database_of, day, known_parameters, refuse, yes_or_no
 from gateway.ledger.entry_json import csv_header, csv_line, sums_json
 from gateway.ledger.queries import GROUPS, CostFilter, costs
 from gateway.ledger.records import Kind, Outcome

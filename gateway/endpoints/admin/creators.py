@@ -1,4 +1,4 @@
-"""`/admin/creators`: whom the gateway serves and charges."""
+"""`/admin/creators`: whom the gateway serves and charges; `/admin/plans`: under which limits."""
 
 from typing import Annotated, Any, cast
 
@@ -77,6 +77,10 @@ async def delete_creator(request: Request) -> Response:
     return json_response(await accounts_of(request).delete_creator(request.path_params["id"]))
 
 
+async def list_plans(request: Request) -> Response:
+    return json_response(accounts_of(request).list_plans())
+
+
 def _limit(text: str | None) -> int:
     if text is None:
         return PAGE_ROWS_DEFAULT
@@ -86,6 +90,7 @@ def _limit(text: str | None) -> int:
 
 
 routes = [
+    Route("/admin/plans", list_plans, methods=["GET"]),
     Route("/admin/creators", create_creator, methods=["POST"]),
     Route("/admin/creators", list_creators, methods=["GET"]),
     Route("/admin/creators/{id}", show_creator, methods=["GET"]),

@@ -38,6 +38,9 @@ class KeyForm(Form):
     expires_in_s: Annotated[int, Field(ge=1, le=LIFETIME_S_MAX)] | None = None
     overrides: JsonObject = Field(default_factory=dict)
     scopes: Annotated[list[Literal["act_for"]], Field(max_length=1)] = Field(default_factory=list)
+    """`act_for`: a service key, whose calls may be another creator's."""
+    default_plan: str | None = None
+    """Of creators whom such a key is the first to name; None refuses them."""
 
 
 class RotationForm(Form):

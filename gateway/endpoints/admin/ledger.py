@@ -5,8 +5,6 @@ UTC, so `from=2026-05-01&to=2026-06-01` is what was posted in May. JSON comes in
 that fits and was there when they began. `next_cursor` is null on the last page.
 """
 
-import base64
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, get_args
 
@@ -16,19 +14,21 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.endpoints import json_response
-from gateway.endpoints.admin.parameters import (
+from gateway.endpoints.parameters import (
     choice,
     database_of,
+    entry_cursor,
     instant_ms,
     known_parameters,
+    read_entry_cursor,
     refuse,
     whole_number,
     yes_or_no,
 )
 from gateway.errors import NotFound
 from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line, entry_json
-from gateway.ledger.ids import is_entry_id
-from gateway.ledger.queries import EntryFilter, entries_newest_first, entries_of_request, entry_page
+from gateway.ledger.explanation import explain_request
+from gateway.ledger.queries import EntryFilter, entries_newest_first, entry_page
 from gateway.ledger.records import Kind, Outcome
 from gateway.ledger.statements import Row
 
@@ -40,14 +40,13 @@ _KNOWN = frozenset(
     {*_TEXTS, "model", "kind", "outcome", "cached", "from", "to", "limit", "cursor", "format"},
 )
 _FORMATS = {"json", "csv", "ndjson"}
-_CURSOR_MARK = b"e1:"
 
 
 async def list_entries(request: Request) -> Response:
     query = known_parameters(request.query_params, _KNOWN)
     wanted = _filter(query)
     limit = whole_number(query, "limit", default=LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
-    before = _read_cursor(query.get("cursor"))
+    before = read_entry_cursor(query.get("cursor"))
     form = choice(query, "format", _FORMATS, "json")
     if form != "json":
         for name in ("limit", "cursor"):
@@ -56,15 +55,16 @@ async def list_entries(request: Request) -> Response:
         return await _export(request, wanted, form or "")
     rows = await entry_page(database_of(request), wanted, limit=limit + 1, before=before)
     page = rows[:limit]
-    next_cursor = _cursor(page[-1]["id"]) if len(rows) > limit else None
+    next_cursor = entry_cursor(page[-1]["id"]) if len(rows) > limit else None
     return json_response({"data": [entry_json(row) for row in page], "next_cursor": next_cursor})
 
 
 async def show_request(request: Request) -> Response:
-    rows = await entries_of_request(database_of(request), request.path_params["request_id"])
-    if not rows:
+    """One call with all that explains it: attempts, decision, prices, corrections, and its hold while it is open."""
+    found = await explain_request(database_of(request), request.path_params["request_id"])
+    if found is None:
         raise NotFound("The ledger has no entry for this request id.")
-    return json_response({"data": [entry_json(row) for row in rows]})
+    return json_response(found)
 
 
 async def _export(request: Request, wanted: EntryFilter, form: str) -> Response:
@@ -102,23 +102,6 @@ def _filter(query: Mapping[str, str]) -> EntryFilter:
     if cached is not None:
         equal["cached"] = cached
     return EntryFilter(instant_ms(query, "from"), instant_ms(query, "to"), query.get("model"), equal)
-
-
-def _cursor(id: str) -> str:
-    return base64.urlsafe_b64encode(_CURSOR_MARK + id.encode()).decode().rstrip("=")
-
-
-def _read_cursor(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
-    entry_id = raw.removeprefix(_CURSOR_MARK).decode("ascii", "replace")
-    if not raw.startswith(_CURSOR_MARK) or not is_entry_id(entry_id):
-        refuse("cursor", "takes the `next_cursor` of an answer")
-    return entry_id
 
 
 routes = [

@@ -1,5 +1,7 @@
-"""What the ledger's lists take in their query strings. Whatever is unknown or wrong is refused, never ignored."""
+"""What lists take in their query strings. Whatever is unknown or wrong is refused, never ignored."""
 
+import base64
+import binascii
 from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
 from typing import NoReturn, cast
@@ -9,11 +11,24 @@ from starlette.requests import Request
 
 from gateway.errors import RequestError
 from gateway.ledger.database import Database
+from gateway.ledger.ids import is_entry_id
 from gateway.ledger.periods import ms_of
 
-__all__ = ["choice", "database_of", "day", "instant_ms", "known_parameters", "whole_number", "yes_or_no"]
+__all__ = [
+    "choice",
+    "database_of",
+    "day",
+    "entry_cursor",
+    "instant_ms",
+    "known_parameters",
+    "read_entry_cursor",
+    "refuse",
+    "whole_number",
+    "yes_or_no",
+]
 
 _TEXT_CHARS_MAX = 256
+_CURSOR_MARK = b"e1:"
 
 
 def database_of(request: Request) -> Database:
@@ -90,6 +105,25 @@ def instant_ms(query: Mapping[str, str], name: str) -> int | None:
             name, "takes a day such as 2026-05-31 or an RFC 3339 instant such as 2026-05-31T12:00:00Z (write + as %2B)"
         )
     return max(0, ms_of(at))
+
+
+def entry_cursor(id: str) -> str:
+    """Where a page of entries ended, as its `next_cursor`."""
+    return base64.urlsafe_b64encode(_CURSOR_MARK + id.encode()).decode().rstrip("=")
+
+
+def read_entry_cursor(text: str | None) -> str | None:
+    """The id of the last entry shown. Raises `RequestError` for what no answer gave out."""
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    entry_id = raw.removeprefix(_CURSOR_MARK).decode("ascii", "replace")
+    if not raw.startswith(_CURSOR_MARK) or not is_entry_id(entry_id):
+        refuse("cursor", "takes the `next_cursor` of an answer")
+    return entry_id
 
 
 def _date(text: str) -> date | None:

@@ -1,0 +1,66 @@
+"""What an ended call takes from whom: cost, charge and the payer's units, and the figures the counters are corrected by.
+
+Cost is what the provider costs at the catalog's price, whoever pays. A charge in money is owed only where the quota pays;
+credits and free images are taken for what was delivered, and only when the call succeeded. Pure.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gateway.admission import Admitted
+from gateway.metering import Ending
+from gateway.pricing import UnpricedUsage, cost_nano_usd
+
+_SUCCEEDED = frozenset({"ok", "client_gone"})
+
+
+class Settlement(NamedTuple):
+    cost_nano_usd: int
+    charge_nano_usd: int
+    payer_amount: int
+    flags: tuple[str, ...]
+    actuals: Mapping[str, int]
+    """By unit, for the counters."""
+
+
+def settle(admitted: Admitted, ending: Ending) -> Settlement:
+    """The call's amounts, in nano-dollars and the payer's unit."""
+    hold, metered = admitted.hold, ending.metered
+    usage = metered.usage
+    cost, flags = metered.cost_nano_usd, metered.flags
+    if cost > hold.amount_nano_usd:
+        flags = (*flags, "over_hold")
+    tokens = usage.input_tokens + usage.output_tokens
+    if hold.route.payer == "quota":
+        charge = cost if admitted.charge_price is admitted.model.price else _charge(admitted, ending)
+        return Settlement(cost, charge, charge, flags, {"nano_usd": charge, "cost_nano_usd": cost, "token": tokens})
+    units = _units(admitted, ending)
+    actuals = {hold.route.payer_unit: units, "nano_usd": 0, "cost_nano_usd": cost, "token": tokens}
+    return Settlement(cost, 0, units, flags, actuals)
+
+
+def _charge(admitted: Admitted, ending: Ending) -> int:
+    """By the creator's own price. A kind of token it has no rate for is owed at cost: never free."""
+    metered = ending.metered
+    if not metered.cost_nano_usd and not any(metered.usage):
+        return 0
+    try:
+        return cost_nano_usd(metered.usage, admitted.charge_price, metered.variant)
+    except UnpricedUsage:
+        return metered.cost_nano_usd
+
+
+def _units(admitted: Admitted, ending: Ending) -> int:
+    """Images or credits for what was delivered; nothing for a call that failed."""
+    if ending.outcome not in _SUCCEEDED:
+        return 0
+    usage = ending.metered.usage
+    if admitted.request.images:
+        # More than was asked for is the provider's doing: it costs, but nobody's credits pay for it.
+        delivered = min(ending.metered.images, admitted.request.images)
+    else:
+        # A client that left before the first word was delivered nothing, whatever the input cost.
+        delivered = int(usage.output_tokens > 0 or (ending.outcome == "ok" and any(usage)))
+    if admitted.hold.route.payer_unit == "image":
+        return delivered
+    return delivered * (admitted.credits_each or 0)
