@@ -38,6 +38,8 @@ _log = structlog.get_logger()
 RecordPrice = Callable[[str, Price], Awaitable[None]]
 """Keeps a price row under its version, so that entries priced by it can be computed again."""
 _CHARGED_PRICES_KEPT = 10_000
+_NO_CALL = policy_types.Call("", "", "", "", "", 0, 0)
+"""Goes to no provider, so that only what counts for all of them is looked at."""
 _PAYER_UNITS = frozenset({"nano_usd", "image", "credit"})
 # A NamedTuple's own constructor takes twice as long as the tuple's.
 _made = tuple.__new__
@@ -72,10 +74,6 @@ class Admitted:
     """Output tokens a choice may have, where the hold had to shrink."""
     upstream_request_id: str = ""
     status: int = 0
-
-    @property
-    def is_downgraded(self) -> bool:
-        return bool(self.hold.downgrade_reason)
 
 
 class Preview(NamedTuple):
@@ -188,8 +186,8 @@ class Admission:
     async def window_headers(self, account: Account) -> list[Header]:
         """`x-ratelimit-*` as the account's windows stand now, for answers that took nothing from them."""
         now = self._clock()
-        windows = [*rate_limit.overview(account, now), *token_rate.overview(account, now)]
-        return limit_headers(await self._counters.read(windows))
+        groups = [*rate_limit.decide(_NO_CALL, account, now), *token_rate.decide(_NO_CALL, account, now)]
+        return limit_headers(await self._counters.read([limit for (limit,) in groups]))
 
     async def preview(
         self, account: Account, headers: Mapping[bytes, bytes], request: ModelRequest, address: str
@@ -291,11 +289,16 @@ class Admission:
         self, hold_id: str | None, course: _Course, groups: Sequence[LimitGroup], refused: Refused
     ) -> Taken | Refused:
         """Observing only: say what would have happened, and take all the same."""
-        would_downgrade = course.choice == "possible" and any(limit.downgrades for limit in refused.unsatisfied)
+        would_downgrade = course.choice == "possible" and all(limit.downgrades for limit in refused.unsatisfied)
         names = tuple(limit.name for limit in refused.unsatisfied)
         self._log_overruled(hold_id, course, "downgrade" if would_downgrade else "refuse", names)
         lifted = [_lifted(group, course) for group in groups]
-        return await (self._counters.preview(lifted) if hold_id is None else self._counters.take(hold_id, lifted))
+        taken = await (self._counters.preview(lifted) if hold_id is None else self._counters.take(hold_id, lifted))
+        if isinstance(taken, Refused):
+            return taken
+        # What is told of a limit is what the plan says, whether it was obeyed or not.
+        known = {limit.key: limit for group in groups for limit in group}
+        return Taken(tuple(state._replace(limit=known.get(state.limit.key, state.limit)) for state in taken.states))
 
     def _log_overruled(self, hold_id: str | None, course: _Course, would: str, names: tuple[str, ...]) -> None:
         course.overruled += names
@@ -460,7 +463,7 @@ def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: 
             call.admitted_at,
         ),
     )
-    estimate = (wanted.cost_nano_usd, wanted.charge_nano_usd, wanted.expected_nano_usd, wanted.tokens)
+    estimate = (wanted.cost_nano_usd, wanted.charge_nano_usd, wanted.expected_nano_usd, wanted.tokens, amount)
     return _made(
         Hold,
         (
@@ -478,7 +481,7 @@ def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: 
 
 
 def _payer(taken: Taken) -> tuple[str, str]:
-    for state in taken.states:
+    for state in reversed(taken.states):  # payers come late in the order of policies
         limit = state.limit
         if limit.unit in _PAYER_UNITS and (found := payer.payer_of(limit)) is not None:
             return found

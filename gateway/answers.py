@@ -157,8 +157,10 @@ def refused(refusal: Refused, now_unix: float) -> PolicyDenied:
     headers: dict[str, str] = {}
     wait = said.retry_after_s
     if wait is not None:
-        resets_at = now_unix + wait if limit.resets_at is None or refusal.held_by_others else limit.resets_at
-        metadata["reset_at"] = _instant(resets_at)
+        if not refusal.held_by_others:  # else nothing resets: calls in flight give back
+            # Rounded up, as the wait is: two clock readings lie in between.
+            resets_at = ceil((now_unix + wait) * 10) / 10 if limit.resets_at is None else limit.resets_at
+            metadata["reset_at"] = _instant(resets_at)
         headers["retry-after"] = str(max(1, ceil(wait)))
         headers["retry-after-ms"] = str(max(1, ceil(wait * 1000)))
     if not said.should_retry or said.deny.code == "insufficient_quota":

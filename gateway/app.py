@@ -125,6 +125,7 @@ class Services:
             "accounts": self.accounts,
             "credits": self.credits,
             "admission": self.admission,
+            "window_headers": self.admission.window_headers,
             "calls": self.calls,
             "trusted_proxies": self.trusted_proxies,
             "clock": self.clock,

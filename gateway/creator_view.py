@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.answers import limit_json
 from gateway.counters.base import CounterStore, LimitState, Refused
-from gateway.ledger.creator_queries import MonthSums, month_of_creator
+from gateway.ledger.creator_queries import MonthSums, downgraded_calls_of_month, month_of_creator
 from gateway.ledger.database import Database
 from gateway.plans import plan_to_json
 from gateway.pricing import usd
@@ -44,7 +44,10 @@ async def view_of(account: Account, database: Database, counters: CounterStore, 
         "credits": _units_shown(by_name.get("credits"), now),
         "promo_credits": _promo_shown(by_name.get("promo_credits"), account, now),
         "month": _month_shown(month, sums, account, now),
-        "downgrade": await _downgrade_shown(states, counters),
+        "downgrade": {
+            **await _downgrade_shown(states, counters),
+            "calls_this_month": await downgraded_calls_of_month(database, account.creator, month),
+        },
     }
 
 
@@ -115,7 +118,7 @@ def _month_shown(month: str, sums: MonthSums, account: Account, now: datetime) -
 
 
 async def _downgrade_shown(states: Sequence[LimitState], counters: CounterStore) -> dict[str, Any]:
-    """Whether the next call for a model that can be downgraded would be; a budget remembers that it refused.
+    """Whether even the smallest call for a model that can be downgraded would be; a budget remembers that it refused.
 
     The budget told of is the one that would do it, the creator's or the virtual key's own; if none, the first that could.
     """

@@ -38,7 +38,7 @@ def of_stream(
         request,
         admitted.model,
         admitted.row,
-        Report(relay.usage, relay.service_tier),
+        Report(relay.usage, relay.reported_tier() if admitted.model.price.service_tiers else relay.service_tier),
         relay.output_tokens_estimate,
         is_partial=not is_complete,
     )

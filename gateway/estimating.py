@@ -5,17 +5,14 @@ from typing import Any
 
 from gateway.admission import Admission, Preview
 from gateway.answers import limit_json
-from gateway.catalog import PICO_PER_NANO, PRICE_FIELDS, Price
 from gateway.chat import read_chat_request
 from gateway.errors import RequestError
 from gateway.images import read_image_request
 from gateway.model_request import ModelRequest
-from gateway.pricing import usd
+from gateway.pricing import price_shown, usd
 from policies import payer
 from policies.types import Account
 
-_NANO_USD_PER_MTOK = 1_000
-"""A pico-dollar a token, as nano-dollars per million tokens."""
 READERS: Mapping[str, Callable[[bytes], ModelRequest]] = {"chat": read_chat_request, "images": read_image_request}
 """How a body of each endpoint is read."""
 
@@ -47,6 +44,7 @@ def _shown(request: ModelRequest, preview: Preview) -> dict[str, Any]:
     if preview.clamped_to is not None:
         hold = request.worst_case(offer.model, offer.model.price)
         charge = request.worst_case(offer.model, offer.charge_price)
+    variant = request.variant(offer.model)
     would = "refuse" if preview.refusal else "downgrade" if preview.steps else "admit"
     return {
         "object": "estimate",
@@ -61,26 +59,14 @@ def _shown(request: ModelRequest, preview: Preview) -> dict[str, Any]:
         "hold_usd": usd(hold),
         "charge_max_nano_usd": charge,
         "charge_max_usd": usd(charge),
-        "price": _price_shown(offer.model.price, request.variant(offer.model)),
-        "charge_price": _price_shown(offer.charge_price, request.variant(offer.model)),
+        "price": price_shown(offer.model.price, variant),
+        "charge_price": price_shown(offer.charge_price, variant),
         "payer": _payer_shown(preview),
         "downgrades": [step._asdict() for step in preview.steps],
         "clamped_max_tokens": preview.clamped_to,
         "limits": [limit_json(state) for state in preview.states],
         "refusal": _refusal_shown(preview),
     }
-
-
-def _price_shown(price: Price, variant: str) -> dict[str, Any]:
-    row = price.at(0, variant)
-    rates = {
-        f"{name}_usd_per_mtok": usd(rate * _NANO_USD_PER_MTOK)
-        for name in PRICE_FIELDS
-        if (rate := getattr(row, name)) is not None
-    }
-    each = price.image_pico_usd(variant)
-    image = {} if each is None else {"image_usd": usd(each // PICO_PER_NANO)}
-    return {"version": price.version, "variant": variant, **rates, **image}
 
 
 def _payer_shown(preview: Preview) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ class Ending(NamedTuple):
 
 
 NOTHING = Metered(NO_USAGE, "none", 0)
-_BASE_TIERS = frozenset({"", "auto", "default", "standard"})
+_BASE_TIERS = frozenset({"auto", "default", "standard"})
 """What providers call the ordinary service."""
 
 
@@ -68,7 +68,7 @@ def _variant(usage: Usage, price: Price, tier: object, asked: str) -> tuple[str,
     Where it does not say, the one asked for; where it names an unknown one, the dearer of that and the ordinary one,
     which the hold has covered.
     """
-    if tier is None or not isinstance(tier, str):
+    if not tier or not isinstance(tier, str):
         return asked, ()
     if tier in _BASE_TIERS:
         return "", ()

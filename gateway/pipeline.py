@@ -45,9 +45,10 @@ from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure, UpstreamRequest
 from gateway.pump import Pump
 from gateway.responder import Header, Responder
-from gateway.settlement import settle
+from gateway.settlement import Settlement, settle
 from gateway.streaming import SseRelay
 from policies.access import address_refusal
+from policies.types import Account
 
 _log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ _SSE: Sequence[Header] = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+_BODY_AT_ONCE_S = 1.0
 _STALLED_S = 1.0
 """How much later than the exchange's own total deadline a call is ended whose client does not read."""
 
@@ -127,19 +129,13 @@ class Pipeline:
         responder: Responder,
         peer: str,
     ) -> None:
-        account = await self._authenticator.authenticate(headers)
-        call.account, call.creator, call.key_id = account, account.creator, account.key_id
-        address = ""
-        if account.plan.addresses is not None:
-            # Asked before anything else is told, and of the named creator once more by the policies.
-            address = client_address(peer, headers, self._trusted_proxies)
-            if (deny := address_refusal(account, address)) is not None:
-                raise denied(deny)
+        account, address = await self._authenticate(call, headers, peer)
         generation = self._authenticator.generation
         request = read_request(await read_body())
-        if self._authenticator.generation != generation:
-            # A body may take its time; what was revoked or changed meanwhile counts.
-            account = await self._authenticator.authenticate(headers)
+        if self._authenticator.generation != generation or time.monotonic() - call.started_at > _BODY_AT_ONCE_S:
+            # A body may take its time; what was revoked, changed or has expired meanwhile counts.
+            call.account = None
+            account, address = await self._authenticate(call, headers, peer)
         by_name = dict(headers)
         if account.scopes or CREATOR_HEADER_BYTES in by_name:
             self._admission.require_model(request)  # before a creator is brought along for nothing
@@ -151,6 +147,18 @@ class Pipeline:
         ending = await self._forward(call, admitted, responder)
         if ending is not None and ending.error is not None:
             await self._answer_error(call, ending.error, responder, self._answer_headers(call, admitted))
+
+    async def _authenticate(self, call: Call, headers: list[Header], peer: str) -> tuple[Account, str]:
+        """Whose key it is, and from where it is used, as far as anybody wants to know. Nothing else is told before."""
+        account = await self._authenticator.authenticate(headers)
+        call.creator, call.key_id = account.creator, account.key_id
+        address = ""
+        if account.plan.addresses is not None:
+            address = client_address(peer, headers, self._trusted_proxies)
+            if (deny := address_refusal(account, address)) is not None:
+                raise denied(deny)
+        call.account = account
+        return account, address
 
     # Step 6
 
@@ -345,7 +353,7 @@ class Pipeline:
         """Book the call, durably, and give the rest of its hold back. Returns the cost in nano-dollars."""
         call.is_ended = True
         metered = ending.metered
-        owed = settle(admitted, ending)
+        owed = settle(admitted, ending, has_begun=call.first_byte_at is not None)
         hold = admitted.hold
         if not admitted.status and ending.error is not None:
             admitted.status = ending.error.status
@@ -385,7 +393,7 @@ class Pipeline:
         finally:
             await self._counters.settle(call.request_id, owed.actuals)
             self._metrics.finished(entry, time.monotonic() - call.started_at)
-            _log_finished(entry)
+            _log_finished(entry, owed)
         return owed.cost_nano_usd
 
     # Answers
@@ -398,7 +406,7 @@ class Pipeline:
             *limit_headers(admitted.states),
         ]
         hold = admitted.hold
-        if admitted.is_downgraded:
+        if hold.downgrade_reason:
             headers.append(
                 (b"x-gateway-downgraded-from", hold.attribution.requested_model.encode("latin-1", "replace"))
             )
@@ -461,8 +469,8 @@ def _log_failure(call: Call, admitted: Admitted, failure: UpstreamFailure) -> No
     )
 
 
-def _log_finished(entry: Entry) -> None:
-    attribution, usage = entry.attribution, entry.usage
+def _log_finished(entry: Entry, owed: Settlement) -> None:
+    attribution = entry.attribution
     log_request(
         "request_finished",
         {
@@ -480,8 +488,8 @@ def _log_finished(entry: Entry) -> None:
             "status": entry.status,
             "outcome": entry.outcome,
             "error": entry.error,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
+            "input_tokens": owed.input_tokens,
+            "output_tokens": owed.output_tokens,
             "usage_source": entry.usage_source,
             "cost_nano_usd": entry.cost_nano_usd,
             "payer": entry.route.payer,

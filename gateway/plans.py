@@ -93,7 +93,9 @@ def with_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
     budget that follows the quota follows the overridden one.
     Raises `RequestError` (400) naming the field that is unknown or has an unusable value.
     """
-    return _with_auto_budget(replace(plan, **_changes(plan, overrides))) if overrides != {} else plan
+    if overrides == {}:
+        return plan
+    return _with_auto_budget(replace(plan, **_changes(plan, overrides), is_overridden=True))
 
 
 def with_key_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
@@ -104,7 +106,9 @@ def with_key_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
     key_limits(overrides)
     changes = _changes(plan, overrides)
     kept = {field.attribute for key, field in PLAN_FIELDS.items() if key in overrides and not field.is_limit}
-    return replace(plan, **{name: value for name, value in changes.items() if name in kept}) if kept else plan
+    if not kept:
+        return plan
+    return replace(plan, **{name: value for name, value in changes.items() if name in kept}, is_overridden=True)
 
 
 def key_limits(overrides: Mapping[str, object]) -> Plan | None:

@@ -13,6 +13,7 @@ a slash. A call for images with a price by the piece costs that and nothing besi
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -20,10 +21,12 @@ import orjson
 
 from gateway.catalog import Model
 from gateway.price_rows import (
+    IMAGE_DIGITS,
     IMAGE_VARIANT,
     IN_ORDER_OF_USAGE,
     PICO_PER_NANO,
     PRICE_FIELDS,
+    RATE_DIGITS,
     RATE_MAX,
     Price,
     covers,
@@ -215,6 +218,8 @@ def _charged_images(catalog: Mapping[str, int], own: Mapping[str, int]) -> dict[
     return {**left, **crossed, **own}
 
 
+# Calls of one kind cost the same again and again.
+@lru_cache(maxsize=8_192)
 def usd(amount: int, digits: int = NANO_DIGITS) -> str:
     """The exact amount in dollars as a decimal string, without trailing zeros: `1_500` -> `0.0000015`.
 
@@ -223,6 +228,20 @@ def usd(amount: int, digits: int = NANO_DIGITS) -> str:
     sign = "-" if amount < 0 else ""
     whole, fraction = divmod(abs(amount), 10**digits)
     return f"{sign}{whole}.{fraction:0{digits}d}".rstrip("0").rstrip(".")
+
+
+def price_shown(price: Price, variant: str, input_tokens: int = 0) -> dict[str, str]:
+    """The rates of a call with so long a prompt, of this service tier or for images of this size and quality, as people
+    read them: exact US dollars per million tokens, and per image."""
+    row = price.at(input_tokens, variant)
+    rates = {
+        f"{name}_usd_per_mtok": usd(rate, RATE_DIGITS)
+        for name in PRICE_FIELDS
+        if (rate := getattr(row, name)) is not None
+    }
+    each = price.image_pico_usd(variant)
+    image = {} if each is None else {"image_usd": usd(each, IMAGE_DIGITS)}
+    return {"version": price.version, "variant": variant, **rates, **image}
 
 
 def price_to_json(price: Price) -> str:

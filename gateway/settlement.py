@@ -21,22 +21,27 @@ class Settlement(NamedTuple):
     flags: tuple[str, ...]
     actuals: Mapping[str, int]
     """By unit, for the counters."""
+    input_tokens: int
+    """OpenAI's inclusive totals."""
+    output_tokens: int
 
 
-def settle(admitted: Admitted, ending: Ending) -> Settlement:
-    """The call's amounts, in nano-dollars and the payer's unit."""
+def settle(admitted: Admitted, ending: Ending, *, has_begun: bool = True) -> Settlement:
+    """The call's amounts, in nano-dollars and the payer's unit. `has_begun`: something of the answer was there to be sent."""
     hold, metered = admitted.hold, ending.metered
     usage = metered.usage
     cost, flags = metered.cost_nano_usd, metered.flags
     if cost > hold.amount_nano_usd:
         flags = (*flags, "over_hold")
-    tokens = usage.input_tokens + usage.output_tokens
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    tokens = input_tokens + output_tokens
     if hold.route.payer == "quota":
         charge = cost if admitted.charge_price is admitted.model.price else _charge(admitted, ending)
-        return Settlement(cost, charge, charge, flags, {"nano_usd": charge, "cost_nano_usd": cost, "token": tokens})
-    units = _units(admitted, ending)
+        actuals = {"nano_usd": charge, "cost_nano_usd": cost, "token": tokens}
+        return Settlement(cost, charge, charge, flags, actuals, input_tokens, output_tokens)
+    units = _units(admitted, ending) if has_begun else 0
     actuals = {hold.route.payer_unit: units, "nano_usd": 0, "cost_nano_usd": cost, "token": tokens}
-    return Settlement(cost, 0, units, flags, actuals)
+    return Settlement(cost, 0, units, flags, actuals, input_tokens, output_tokens)
 
 
 def _charge(admitted: Admitted, ending: Ending) -> int:
@@ -54,13 +59,11 @@ def _units(admitted: Admitted, ending: Ending) -> int:
     """Images or credits for what was delivered; nothing for a call that failed."""
     if ending.outcome not in _SUCCEEDED:
         return 0
-    usage = ending.metered.usage
     if admitted.request.images:
         # More than was asked for is the provider's doing: it costs, but nobody's credits pay for it.
         delivered = min(ending.metered.images, admitted.request.images)
     else:
-        # A client that left before the first word was delivered nothing, whatever the input cost.
-        delivered = int(usage.output_tokens > 0 or (ending.outcome == "ok" and any(usage)))
+        delivered = int(any(ending.metered.usage))
     if admitted.hold.route.payer_unit == "image":
         return delivered
     return delivered * (admitted.credits_each or 0)

@@ -83,7 +83,7 @@ class SseRelay:
         self.usage: Any = None
         """The last usage object seen, unjudged; None when there was none."""
         self.service_tier: Any = None
-        """The one reported with it."""
+        """The one reported with it; `reported_tier` looks further."""
         self.has_error_event = False
 
     def feed(self, data: bytes) -> bytes:
@@ -136,6 +136,12 @@ class SseRelay:
         self._fold()
         return max(self._delta_events, -(-self._text_bytes // 4))
 
+    def reported_tier(self) -> Any:
+        """The last service tier that any event named; None when none did."""
+        if not self.service_tier:
+            self._fold()
+        return self.service_tier
+
     def _take(self, block: bytes) -> bytes:
         if (
             self._is_done
@@ -178,7 +184,7 @@ class SseRelay:
         if not isinstance(usage, dict):
             return False
         self.usage = usage
-        self.service_tier = message.get("service_tier", self.service_tier)
+        self.service_tier = message.get("service_tier") or self.service_tier
         return self._strip_usage and message.get("choices") == []
 
     def _keep(self, block: bytes) -> None:
@@ -214,6 +220,8 @@ class SseRelay:
         choices = message.get("choices")
         if type(choices) is not list or message.get("error"):
             return
+        if tier := message.get("service_tier"):
+            self.service_tier = tier
         said = 0
         for choice in choices:
             if type(choice) is not dict:

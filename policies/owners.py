@@ -51,4 +51,6 @@ def limit_name(owner: Owner, name: str) -> str:
 
 def whose(owner: Owner, plan: Plan) -> str:
     """Whose limit a refusal speaks of: `plan 'pro'`, `this virtual key`."""
-    return "this virtual key" if is_key(owner) else f"plan '{plan.name}'"
+    if is_key(owner):
+        return "this virtual key"
+    return f"plan '{plan.name}' with overrides" if plan.is_overridden else f"plan '{plan.name}'"

@@ -35,8 +35,10 @@ def explain(limit: Limit, *, settled: int, held: int, retry_after_s: float | Non
 
 
 def _too_large(limit: Limit) -> Deny:
+    # A budget's own words also say that the caller ruled the cheaper model out.
+    said = f"{limit.refusal.message} " if limit.resume_below is not None else ""
     message = (
-        f"This request may need {_needed_text(limit)}, more than the whole limit {limit.name} of "
+        f"{said}This request may need {_needed_text(limit)}, more than the whole limit {limit.name} of "
         f"{amount_text(limit.capacity, limit.unit)}. Waiting will not help: {_LESS.get(limit.unit, 'ask for less')}, or "
         "ask the gateway's admin for a larger plan."
     )
@@ -54,7 +56,7 @@ def _in_flight(limit: Limit, settled: int, held: int) -> Deny:
 
 def _used_up(limit: Limit, settled: int, held: int, retry_after_s: float | None) -> Deny:
     parts = [limit.refusal.message, _figures(limit, settled, held)]
-    if limit.resume_below and _needed(limit) <= limit.capacity:
+    if limit.resume_below and settled + held + _needed(limit) <= limit.capacity:
         resume = amount_text(limit.resume_below, limit.unit)
         parts.append(f"Once it was reached, it has room again below {resume}.")
     parts.append(_advice(limit, retry_after_s))

@@ -153,6 +153,8 @@ class Plan:
     providers: Mapping[str, ProviderLimits] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What this account owes instead of the catalog's price, by model: pico-dollars by price field, or `credits`."""
+    is_overridden: bool = field(default=False, compare=False)
+    """Some of it is the creator's or the key's own, not what the plan of this name says."""
     counted: frozenset[str] = frozenset()
     """Optional windows that are counted though this plan sets no limit, because another plan of the file does."""
 

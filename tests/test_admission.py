@@ -97,7 +97,7 @@ def expected(input_price: int, output_tokens: int) -> int:
 async def test_an_undisturbed_call_goes_to_the_model_it_names(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         admitted = await at.admit(chat("top", max_tokens=10))
-        assert (admitted.model.name, admitted.is_downgraded, admitted.clamped_to) == ("top", False, None)
+        assert (admitted.model.name, bool(admitted.hold.downgrade_reason), admitted.clamped_to) == ("top", False, None)
         assert (admitted.hold.attribution.admitted_at, admitted.hold.attribution.request_id) == (
             NOON,
             at.calls[0].request_id,
@@ -151,7 +151,7 @@ async def test_a_downgrade_passes_over_a_model_that_is_off_or_that_the_plan_forb
 async def test_a_call_no_cheaper_model_can_do_goes_on_under_the_hard_limits(tmp_path: Path) -> None:
     async with desk(tmp_path, budget_usd_per_month=0, models=["top"], quota_usd_per_month="0.05") as at:
         admitted = await at.admit(chat("top", max_tokens=10))
-        assert (admitted.model.name, admitted.is_downgraded) == ("top", False)
+        assert (admitted.model.name, bool(admitted.hold.downgrade_reason)) == ("top", False)
         with pytest.raises(PolicyDenied) as refused:
             await at.admit(chat("top", max_tokens=50))
         assert refused.value.code == "request_too_large"
@@ -392,7 +392,7 @@ async def test_observing_downgrades_nobody(tmp_path: Path) -> None:
     async with desk(tmp_path, mode="observe", budget_usd_per_month=0) as at:
         with capture_logs() as logs:
             admitted = await at.admit(chat("top", max_tokens=10))
-        assert (admitted.model.name, admitted.is_downgraded) == ("top", False)
+        assert (admitted.model.name, bool(admitted.hold.downgrade_reason)) == ("top", False)
         assert [line["would"] for line in logs if line["event"] == "policy_overruled"] == ["downgrade"]
 
 

@@ -10,7 +10,7 @@ from gateway.decision import Step, decision_json, decision_text
 from policies.types import UNLIMITED, Deny, Limit
 
 NO = Deny("insufficient_quota", "No.", "quota")
-ESTIMATE = (1_000, 900, 300, 55)
+ESTIMATE = (1_000, 900, 300, 55, 5)
 COUNTS = st.integers(0, 2**62)
 NAMES = st.text(max_size=30)
 
@@ -28,6 +28,7 @@ def test_an_undisturbed_call_keeps_its_limits_and_its_estimate() -> None:
             "worst_charge_nano_usd": 900,
             "expected_cost_nano_usd": 300,
             "input_and_output_tokens": 55,
+            "hold_nano_usd": 5,
         },
         "downgrades": [],
         "clamped_to_tokens": None,
@@ -58,10 +59,14 @@ def test_a_clamp_and_overruled_limits_are_told() -> None:
     assert (found["clamped_to_tokens"], found["overruled_limits"]) == (256, ["requests_per_hour", "credits"])
 
 
-def test_limits_without_a_capacity_are_left_out() -> None:
-    found = decision_json(decision_text([state(capacity=UNLIMITED), state("credits", 0)], ESTIMATE))
+def test_limits_without_a_capacity_are_left_out_but_for_the_budget() -> None:
+    kept = [state("budget_usd_per_month", UNLIMITED), state("credits", 0)]
+    found = decision_json(decision_text([state(capacity=UNLIMITED), *kept], ESTIMATE))
     assert found is not None
-    assert [limit["name"] for limit in found["limits"]] == ["credits"]
+    assert [(limit["name"], limit["limit"]) for limit in found["limits"]] == [
+        ("budget_usd_per_month", None),
+        ("credits", 0),
+    ]
 
 
 def test_an_entry_without_a_decision_has_none() -> None:
@@ -77,14 +82,14 @@ def test_what_is_no_decision_is_not_read_as_one(text: str) -> None:
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(NAMES, st.integers(0, UNLIMITED - 1), COUNTS, COUNTS), max_size=5),
-    st.tuples(COUNTS, COUNTS, COUNTS, COUNTS),
+    st.tuples(COUNTS, COUNTS, COUNTS, COUNTS, COUNTS),
     st.lists(st.builds(Step, NAMES, NAMES, NAMES, COUNTS, COUNTS, COUNTS), max_size=3),
     st.none() | st.integers(1, 10**6),
     st.lists(NAMES, max_size=3),
 )
 def test_every_decision_comes_back_as_it_was(
     limits: list[tuple[str, int, int, int]],
-    estimate: tuple[int, int, int, int],
+    estimate: tuple[int, int, int, int, int],
     steps: list[Step],
     clamped_to: int | None,
     overruled: list[str],

@@ -156,7 +156,7 @@ def test_every_key_arrives_where_it_belongs(write: Write) -> None:
 
 
 def test_every_field_of_a_plan_has_a_key() -> None:
-    made_by_the_loader = {"name", "budget_is_auto", "counted"}
+    made_by_the_loader = {"name", "budget_is_auto", "counted", "is_overridden"}
     assert {field.attribute for field in PLAN_FIELDS.values()} | made_by_the_loader == set(Plan.__dataclass_fields__)
 
 

@@ -93,7 +93,7 @@ def _has_refused(call: NewestDecision, name: str) -> bool | None:
     """Whether the soft budget `name` had no room for what was asked; None where the call says nothing about it."""
     decision = decision_json(call.decision)
     limits = () if decision is None else decision["limits"]
-    if any(limit["name"] == name and limit["taken"] for limit in limits):
+    if any(limit["name"] == name and limit["taken"] and limit["limit"] is not None for limit in limits):
         return False  # it had room in the end, for a call that a cheaper model could have served
     return True if call.downgrade_reason == name else None
 

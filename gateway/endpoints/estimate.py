@@ -25,11 +25,12 @@ async def show_estimate(request: Request) -> Response:
 async def _answer(request: Request) -> Response:
     state = request.app.state
     query = known_parameters(request.query_params, {"endpoint"})
+    generation = state.authenticator.generation
     asked = read_for_estimate(await read_bounded(request, state.settings.body_bytes_max), query.get("endpoint"))
-    headers = request.scope["headers"]
-    account = await state.authenticator.resolve_creator(
-        request.state.account, headers, asked.body.get("user"), brings=False
-    )
+    headers, account = request.scope["headers"], request.state.account
+    if state.authenticator.generation != generation:  # a body may take its time
+        account = await state.authenticator.authenticate(headers)
+    account = await state.authenticator.resolve_creator(account, headers, asked.body.get("user"), brings=False)
     peer = request.client.host if request.client else ""
     address = client_address(peer, headers, state.trusted_proxies)
     return json_response(await estimate(state.admission, account, dict(headers), asked, address))

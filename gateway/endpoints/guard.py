@@ -52,7 +52,14 @@ class CreatorOnly:
         except GatewayError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        limits = await scope["app"].state.window_headers(named)
+
+        async def send_with_limits(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", []).extend(limits)
+            await send(message)
+
+        await self._app(scope, receive, send_with_limits)
 
 
 def _check_address(account: Account, scope: Scope) -> None:

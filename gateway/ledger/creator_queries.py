@@ -7,7 +7,7 @@ reads `decision`, which is for the admin.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 
 from gateway.catalog import Price
 from gateway.errors import StoreError
@@ -25,6 +25,7 @@ __all__ = [
     "calls_of_creator",
     "corrections_of",
     "credit_history",
+    "downgraded_calls_of_month",
     "grants_of_creator",
     "month_of_creator",
     "price_of_version",
@@ -71,6 +72,17 @@ async def month_of_creator(database: Database, creator: str, month: str) -> Mont
         return MonthSums(0, 0, 0)
     (sums,) = found
     return MonthSums(sums["cost_nano_usd"], sums["charge_nano_usd"], sums["calls"], sum(corrections))
+
+
+async def downgraded_calls_of_month(database: Database, creator: str, month: str) -> int:
+    """How many of the creator's calls of `YYYY-MM` another model served than the one asked for."""
+    query = select(func.coalesce(func.sum(usage_daily.c.calls), 0).label("calls")).where(
+        usage_daily.c.creator == creator,
+        usage_daily.c.period_day.between(f"{month}-01", f"{month}-31"),
+        usage_daily.c.requested_model != usage_daily.c.served_model,
+    )
+    (row,) = await database.fetch_all(query)
+    return int(row["calls"])
 
 
 async def calls_of_creator(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import orjson
 from sqlalchemy import select
 
 from gateway.decision import decision_json
@@ -13,7 +12,8 @@ from gateway.ledger.periods import rfc3339
 from gateway.ledger.queries import entries_of_request
 from gateway.ledger.schema import holds
 from gateway.ledger.statements import Row
-from gateway.pricing import price_to_json, usd
+from gateway.pricing import price_shown, usd
+from gateway.usage import Usage
 
 __all__ = ["explain_request"]
 
@@ -34,19 +34,21 @@ async def explain_request(database: Database, request_id: str) -> dict[str, Any]
 
 
 async def _explained(database: Database, row: Row) -> dict[str, Any]:
-    model = row["served_model"]
     return {
         **explained_json(row),
-        "price": await _price_shown(database, model, row["price_version"]),
-        "charge_price": await _price_shown(database, model, row["charge_price_version"]),
+        "price": await _price_shown(database, row, row["price_version"]),
+        "charge_price": await _price_shown(database, row, row["charge_price_version"]),
         "corrections": [entry_json(correction) for correction in await corrections_of(database, row["id"])],
     }
 
 
-async def _price_shown(database: Database, model: str, version: str) -> Any:
-    """The row as it stood: pico-dollars (1e-12 USD) a token or image; None where none was kept."""
-    price = await price_of_version(database, model, version) if version else None
-    return None if price is None else orjson.loads(price_to_json(price))
+async def _price_shown(database: Database, row: Row, version: str) -> dict[str, str] | None:
+    """The rates that held, as they stood: US dollars per million tokens or per image; None where none were kept."""
+    price = await price_of_version(database, row["served_model"], version) if version else None
+    if price is None:
+        return None
+    input_tokens = Usage(*(row[name] for name in Usage._fields)).input_tokens
+    return price_shown(price, row["variant"], input_tokens)
 
 
 def _hold_json(row: Row) -> dict[str, Any]:

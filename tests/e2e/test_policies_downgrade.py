@@ -242,6 +242,7 @@ async def at_the_edge(gateway: Gateway, upstream: Upstream, key: Key) -> None:
         "is_active": True,
         "limit_name": "budget_usd_per_month",
         "resumes_below_usd": "9",
+        "calls_this_month": 1,
     }
 
 
