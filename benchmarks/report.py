@@ -10,7 +10,12 @@ from typing import Any
 from benchmarks.targets.gateway import LedgerCheck
 
 Row = dict[str, Any]
-_LABELS = {"direct": "direct (no gateway)", "gateway": "**this gateway**", "litellm": "LiteLLM proxy, no database"}
+_LABELS = {
+    "direct": "direct (no gateway)",
+    "gateway": "**this gateway**",
+    "one-limit": "this gateway, one rate limit and one quota",
+    "litellm": "LiteLLM proxy, no database",
+}
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from benchmarks.machine import (
 )
 from benchmarks.native import BuildFailed, Upstream, run_load
 from benchmarks.targets.base import Direct, Target, Unavailable
-from benchmarks.targets.gateway import Gateway, LedgerCheck, Seen
+from benchmarks.targets.gateway import Gateway, LedgerCheck, OneLimit, Seen
 from benchmarks.targets.peers import LiteLLM, Nginx
 
 _GRACE_S = 20
 _EVENTS_A_STREAM = 67  # 64 of content, the stop, the usage, [DONE]
-_TARGETS: dict[str, type[Target]] = {target.name: target for target in (Direct, Gateway, Nginx, LiteLLM)}
+_TARGETS: dict[str, type[Target]] = {target.name: target for target in (Direct, Gateway, OneLimit, Nginx, LiteLLM)}
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Bench:
     def check_ledger(self) -> LedgerCheck | None:
         """The gateway's account of the whole load; None when it was not among the targets."""
         for target in self.targets:
-            if isinstance(target, Gateway):
+            if target.name == Gateway.name and isinstance(target, Gateway):
                 target.thaw()
                 return target.check_ledger(self._seen[target.name], self._upstream_requests[target.name])
         return None

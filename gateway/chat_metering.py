@@ -50,7 +50,7 @@ def meter_chat(
         return reported(believed, model.price, tier=tier, asked=asked)
     # No report, one that cannot be true, or one of nothing at all for an answer that says something.
     flags = () if usage is None else ("usage_refused",)
-    return estimated(request.input_tokens_estimate, estimate_output(), model.price, *flags, asked=asked)
+    return estimated(request.input_tokens_estimate, estimate_output(), model.price, *flags, tier=tier, asked=asked)
 
 
 def output_estimate(answer: Mapping[str, Any]) -> int:

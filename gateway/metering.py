@@ -81,7 +81,10 @@ def _variant(usage: Usage, price: Price, tier: object, asked: str) -> tuple[str,
     return asked if is_dearer else "", ("unpriced_tier",)
 
 
-def estimated(input_tokens: int, output_tokens: int, price: Price, *flags: str, asked: str = "") -> Metered:
-    """By the written rule, at the rates of the service tier that was `asked` for."""
+def estimated(
+    input_tokens: int, output_tokens: int, price: Price, *flags: str, tier: object = None, asked: str = ""
+) -> Metered:
+    """By the written rule. `tier` and `asked` as in `reported`."""
     usage = Usage(uncached_input=input_tokens, text_output=output_tokens)
-    return Metered(usage, "estimated", cost_nano_usd(usage, price, asked), flags, asked)
+    variant, more_flags = _variant(usage, price, tier, asked)
+    return Metered(usage, "estimated", cost_nano_usd(usage, price, variant), (*flags, *more_flags), variant)

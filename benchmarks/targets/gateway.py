@@ -9,8 +9,9 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.local_http import get_json, post_json
 from benchmarks.machine import ROOT, TargetFailed, environment
@@ -76,10 +77,22 @@ class LedgerCheck:
 
 class Gateway(Target):
     name = "gateway"
+    limits: ClassVar[Mapping[str, object]] = {
+        "requests_per_minute": 1_000_000_000,
+        "requests_per_hour": 1_000_000_000,
+        "tokens_per_minute": 1_000_000_000_000,
+        "concurrent_calls": 1_000_000,
+        "quota_usd_per_month": "100000000",
+        "budget_usd_per_month": "10000000",
+        "budget_hard_usd_per_month": "100000000",
+        "when_budget_reached": "downgrade_then_deny",
+    }
 
     def start(self) -> None:
         self.version = _version()
         self._admin_key = secrets.token_urlsafe(32)
+        self.folder /= self.name  # two of them may run side by side
+        self.folder.mkdir()
         catalog = self.folder / "pricing.toml"
         rows = [_CATALOG_MODEL.format(model=model) for model in MODELS]
         catalog.write_text(_CATALOG_HEAD.format(port=self.upstream_port) + "".join(rows))
@@ -141,17 +154,7 @@ class Gateway(Target):
 
     def _make_key(self) -> str:
         """A virtual key of a creator whom no limit stops, though each is set, and so checked, kept and explained."""
-        limits = {
-            "requests_per_minute": 1_000_000_000,
-            "requests_per_hour": 1_000_000_000,
-            "tokens_per_minute": 1_000_000_000_000,
-            "concurrent_calls": 1_000_000,
-            "quota_usd_per_month": "100000000",
-            "budget_usd_per_month": "10000000",
-            "budget_hard_usd_per_month": "100000000",
-            "when_budget_reached": "downgrade_then_deny",
-        }
-        creator = {"id": "benchmark", "plan": "enterprise", "overrides": limits}
+        creator = {"id": "benchmark", "plan": "enterprise", "overrides": self.limits}
         post_json(self._admin("creators"), self._admin_key, creator)
         made: dict[str, Any] = post_json(self._admin("creators/benchmark/keys"), self._admin_key, {})
         key: str = made["key"]
@@ -166,6 +169,20 @@ class Gateway(Target):
             if sum(outcomes.values()) >= expected or time.monotonic() > give_up_at:
                 return outcomes
             time.sleep(0.2)
+
+
+class OneLimit(Gateway):
+    """The same gateway with one rate limit and one quota: what all the other policies cost is the difference."""
+
+    name = "one-limit"
+    streams_max = 0
+    limits: ClassVar[Mapping[str, object]] = {
+        "requests_per_hour": 1_000_000_000,
+        "tokens_per_minute": "unlimited",
+        "concurrent_calls": "unlimited",
+        "quota_usd_per_month": "100000000",
+        "budget_usd_per_month": "unlimited",
+    }
 
 
 def _version() -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.rig import wire
-from tests.rig.catalog import estimated_input, estimated_output
-from tests.rig.client import Answer, Connection, connect
+from tests.rig.catalog import estimated_input, estimated_output, provider
+from tests.rig.client import Answer, Connection, connect, exchange, request_bytes
 from tests.rig.gateway import CHAT, Gateway, Key, bearer, chat_body, prompt
 from tests.rig.policy_world import (
     CENT,
@@ -27,6 +27,7 @@ from tests.rig.policy_world import (
     paint,
     paints,
     pictures,
+    policy_gateway,
     says,
     served,
     shown_limit,
@@ -34,7 +35,7 @@ from tests.rig.policy_world import (
     usage_entries,
 )
 from tests.rig.upstream import Close, Gate, Script, Send, Upstream
-from tests.rig.waiting import soon
+from tests.rig.waiting import eventually, soon
 
 ONE_TOKEN = wire.completion(usage=wire.usage(10, 1))
 NEVER = [("x-gateway-downgrade", "never")]
@@ -42,6 +43,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "
 FURTHER_MODELS = "".join(
     [
         chat_model("talk", "10000", credits=3),
+        chat_model("patient-talk", "10000", provider="patient", credits=3),
         chat_model("asks-usage", "1000000", tier="premium", downgrade_to="asks-nothing"),
         chat_model("asks-nothing", "10000", tier="economy", provider="rig-never"),
     ]
@@ -56,7 +58,8 @@ models = ["nothing"]
 def mended(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Afterwards its ledger must verify."""
     folder = tmp_path_factory.mktemp("mended")
-    yield from served(Gateway(folder, upstream, models=MODELS + FURTHER_MODELS, plans=PLANS + FURTHER_PLANS))
+    models = MODELS + FURTHER_MODELS + provider("patient", upstream.base_url, gone_grace_s=30)
+    yield from served(Gateway(folder, upstream, models=models, plans=PLANS + FURTHER_PLANS))
 
 
 async def spend(gateway: Gateway, upstream: Upstream, key: Key, dollars: int) -> None:
@@ -103,11 +106,13 @@ CHANGES: list[Any] = [
 ]
 
 
-async def arriving(gateway: Gateway, key: Key, body: dict[str, object], *headers: tuple[str, str]) -> Connection:
+async def arriving(
+    gateway: Gateway, key: Key, body: dict[str, object], *headers: tuple[str, str], path: str = CHAT
+) -> Connection:
     """A call whose key was accepted and whose body the gateway waits for: it says so by asking for more."""
     data = wire.compact(body)
     lines = [
-        f"POST {CHAT} HTTP/1.1",
+        f"POST {path} HTTP/1.1",
         "host: gateway.test",
         f"authorization: Bearer {bearer(key)}",
         "content-type: application/json",
@@ -171,6 +176,43 @@ async def test_a_named_creator_who_is_switched_off_while_the_body_arrives_is_ref
     assert len(mended.entries(creator=other.creator)) == 1, "the call before"
 
 
+async def test_an_address_that_is_allowed_while_the_body_arrives_from_it_is_served(
+    mended: Gateway, upstream: Upstream
+) -> None:
+    key, script = limited(mended), says(upstream, 1)
+    body = chat_body(script, model="cent", max_tokens=1)
+    connection = await arriving(mended, key, body)
+    change(mended, key, overrides={"addresses": ["127.0.0.0/8"]})
+    answer = await arrived(connection, body)
+    assert answer.status == 200, answer
+    assert (await settled(mended, key))["cost_nano_usd"] == CENT
+
+
+def is_expired(gateway: Gateway, key: Key) -> bool:
+    (shown,) = gateway.admin_json("GET", f"/admin/creators/{key.creator}/keys")["data"]
+    return bool(shown["status"] == "expired")
+
+
+async def test_a_key_that_expires_while_the_body_arrives_is_refused(mended: Gateway, upstream: Upstream) -> None:
+    key, script = mended.new_key(plan="base", expires_in_s=2), says(upstream, 1)
+    body = chat_body(script, model="cent", max_tokens=1)
+    connection = await arriving(mended, key, body)
+    eventually(lambda: is_expired(mended, key), "the instant the key expires")
+    answer = await arrived(connection, body)
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+    assert script.requests == []
+    assert mended.entries(creator=key.creator) == []
+    assert mended.open_holds() == 0
+
+
+async def test_a_key_that_is_revoked_while_its_question_arrives_is_foretold_nothing(mended: Gateway) -> None:
+    key, body = limited(mended), chat_body(None, model="cent", max_tokens=1)
+    connection = await arriving(mended, key, body, path="/v1/estimate")
+    revoke(mended, key)
+    answer = await arrived(connection, body)
+    assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+
+
 # What a client that leaves was given
 
 
@@ -186,6 +228,27 @@ async def test_a_stream_left_before_its_first_word_takes_no_credits(mended: Gate
     entry = await settled(mended, key)
     assert (entry["outcome"], entry["payer"], entry["payer_amount"]) == ("client_gone", "credits", 0)
     assert (entry["input_tokens"], entry["output_tokens"]) == (estimated_input(prompt(script)), 0)
+    assert (await me(mended, key))["credits"]["left"] == 10
+
+
+async def test_a_stream_left_before_its_first_word_that_ends_all_the_same_takes_no_credits(
+    mended: Gateway, upstream: Upstream
+) -> None:
+    """What the provider really consumed is booked, and nobody pays for words that reached nobody."""
+    key, gate = limited(mended), Gate()
+    grant(mended, key, 10)
+    events = [*wire.text_events("a word"), wire.event(wire.usage_chunk(wire.usage(10, 5))), wire.DONE]
+    script = upstream.script(gate, Send(wire.stream_head() + b"".join(map(wire.framed, events)) + wire.LAST_CHUNK))
+    connection = await connect(mended.port)
+    await connection.send(chat_request(key, script, model="patient-talk", stream=True))
+    await soon(lambda: script.requests, "the call at the provider")
+    await connection.reset()
+    # A whole answer after the client has left: by now the gateway has seen it go.
+    assert (await shown_limit(mended, key, "credits"))["held"] == 3
+    gate.open()
+    entry = await settled(mended, key)
+    assert (entry["outcome"], entry["payer"], entry["payer_amount"]) == ("client_gone", "credits", 0)
+    assert (entry["usage_source"], entry["output_tokens"], entry["cost_nano_usd"]) == ("provider", 5, 5 * CENT)
     assert (await me(mended, key))["credits"]["left"] == 10
 
 
@@ -427,10 +490,80 @@ async def test_a_refusal_tells_the_limits_of_a_valid_key(
     assert_tells_limits(answer, requests_left=50)
 
 
+def assert_tells_no_limits(answer: Answer) -> None:
+    assert [name for name in answer.header_names if name.startswith("x-ratelimit")] == []
+
+
 async def test_a_stranger_is_told_no_limits(mended: Gateway) -> None:
     answer = await mended.chat("sk-gw-nobody-nothing", None)
     assert answer.status == 401
-    assert [name for name in answer.header_names if name.startswith("x-ratelimit")] == []
+    assert_tells_no_limits(answer)
+
+
+async def test_whose_key_is_revoked_while_the_body_arrives_is_a_stranger(mended: Gateway) -> None:
+    key, body = limited(mended, **LIMITED), chat_body(None, model="cent", max_tokens=1)
+    connection = await arriving(mended, key, body)
+    revoke(mended, key)
+    answer = await arrived(connection, body)
+    assert answer.status == 401
+    assert_tells_no_limits(answer)
+
+
+async def test_a_refusal_tells_the_limits_as_they_became_while_the_body_arrived(mended: Gateway) -> None:
+    key, body = limited(mended, **LIMITED), chat_body(None, model="cent", max_tokens=1)
+    connection = await arriving(mended, key, body)
+    change(mended, key, overrides={"requests_per_hour": 7, "quota_usd_per_month": 0})
+    answer = await arrived(connection, body)
+    assert (answer.status, answer.error["code"]) == (429, "insufficient_quota")
+    assert answer.header("x-ratelimit-limit-requests") == "7"
+    assert answer.header("x-ratelimit-remaining-requests") == "7"
+    assert answer.header("x-ratelimit-limit-tokens") is None, "there is none any more"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/me"), ("GET", "/v1/models"), ("POST", "/v1/estimate")], ids=lambda word: word
+)
+async def test_answers_that_take_nothing_tell_the_limits(
+    mended: Gateway, upstream: Upstream, method: str, path: str
+) -> None:
+    key = limited(mended, **LIMITED)
+    assert (await mended.chat(key, says(upstream, 1), model="cent", max_tokens=1)).status == 200
+    await settled(mended, key)
+    body = chat_body(None, model="cent", max_tokens=1) if method == "POST" else None
+    answer = await exchange(mended.port, request_bytes(method, path, key=key.key, body=body))
+    assert answer.status == 200, answer
+    assert_tells_limits(answer, requests_left=49)
+
+
+# What is told where limits are only observed
+
+
+@pytest.fixture(scope="module")
+def observing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    yield from served(policy_gateway(tmp_path_factory.mktemp("observed"), upstream, POLICY_MODE="observe"))
+
+
+async def test_an_observed_call_above_its_limit_still_tells_it(observing: Gateway, upstream: Upstream) -> None:
+    key, left = limited(observing, requests_per_hour=2), []
+    for _ in range(4):
+        answer = await observing.chat(key, says(upstream, 1), model="cent", max_tokens=1)
+        assert answer.status == 200, answer
+        assert answer.header("x-ratelimit-limit-requests") == "2"
+        assert answer.header("x-ratelimit-reset-requests")
+        left.append(answer.header("x-ratelimit-remaining-requests"))
+    assert left == ["1", "0", "0", "0"]
+
+
+async def test_an_observed_call_above_a_rate_and_a_budget_would_be_refused(
+    observing: Gateway, upstream: Upstream
+) -> None:
+    """A cheaper model would be no way around the rate."""
+    key = limited(observing, requests_per_hour=1, budget_usd_per_month=1)
+    answers = [await observing.chat(key, says(upstream, 1), model="pair", max_tokens=1) for _ in range(2)]
+    assert [(answer.status, answer.header("x-gateway-model")) for answer in answers] == [(200, "pair")] * 2
+    (line,) = [line for line in observing.log_lines("policy_overruled") if line["creator"] == key.creator]
+    assert (line["would"], line["request_id"]) == ("refuse", answers[1].request_id)
+    assert {"requests_per_hour", "budget_usd_per_month"} <= set(line["limits"])
 
 
 # Service tiers: 10 and 20 USD per million tokens, 40 and 80 as `priority`, 5 and 10 as `flex`
@@ -473,6 +606,7 @@ async def test_a_priority_call_that_is_never_answered_costs_the_rates_asked_for(
     ("asked", "named", "rate", "variant", "flags"),
     [
         pytest.param("priority", None, 40, "priority", [], id="priority, and no word of it"),
+        pytest.param("priority", "", 40, "priority", [], id="priority, and an empty word"),
         pytest.param("priority", "turbo", 40, "priority", ["unpriced_tier"], id="priority, and an unknown one"),
         pytest.param("priority", "default", 10, "", [], id="priority, and not given"),
         pytest.param("flex", None, 5, "flex", [], id="flex, and no word of it"),
@@ -502,6 +636,38 @@ async def test_an_answer_costs_the_tier_it_names_or_at_least_the_one_asked_for(
     entry = await settled(mended, key)
     assert (entry["variant"], entry["flags"]) == (variant, flags)
     assert entry["cost_nano_usd"] == nano_usd(10, 5, rate)
+
+
+async def test_a_stream_costs_the_tier_its_chunks_name_when_its_usage_names_none(
+    mended: Gateway, upstream: Upstream
+) -> None:
+    key = limited(mended)
+    named = {"service_tier": "priority"}
+    words = [wire.event(wire.chunk(word, extra=named)) for word in ("a ", "word")]
+    end = wire.event(wire.chunk(finish="stop", extra=named))
+    script = upstream.stream(*words, end, wire.event(wire.usage_chunk(wire.usage(10, 5))), wire.DONE)
+    await mended.streamed(key, script, model="tiered", max_tokens=50)
+    entry = await settled(mended, key)
+    assert (entry["variant"], entry["usage_source"]) == ("priority", "provider")
+    assert entry["cost_nano_usd"] == nano_usd(10, 5, 40)
+
+
+def priority_words(*words: str) -> list[bytes]:
+    """Words of a stream whose chunks name the tier that nobody asked for."""
+    return [wire.event(wire.chunk(word, extra={"service_tier": "priority"})) for word in words]
+
+
+async def test_a_stream_that_breaks_before_its_usage_costs_the_tier_its_chunks_name(
+    mended: Gateway, upstream: Upstream
+) -> None:
+    key, words = limited(mended), ("one ", "two ", "three ")
+    events = b"".join(map(wire.framed, priority_words(*words)))
+    script = upstream.script(Send(wire.stream_head() + events), Close())
+    answer = await mended.chat(key, script, model="tiered", stream=True, max_tokens=50)
+    answer.assert_broken_off()
+    entry = await settled(mended, key)
+    assert (entry["outcome"], entry["variant"], entry["usage_source"]) == ("upstream_died", "priority", "estimated")
+    assert entry["cost_nano_usd"] == nano_usd(estimated_input(prompt(script)), estimated_output(*words), 40)
 
 
 # Creators that come along
