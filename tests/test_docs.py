@@ -105,6 +105,12 @@ def test_every_field_of_a_plan_is_documented(field: str) -> None:
     assert f"| `{field}` |" in DOCS
 
 
+@pytest.mark.parametrize("flag", ["over_hold", "usage_refused", "unpriced_usage", "unpriced_tier", "more_images"])
+def test_every_flag_is_documented_and_exists(flag: str) -> None:
+    assert f"| `{flag}` |" in DOCS
+    assert any(f'"{flag}"' in path.read_text() for path in SOURCES)
+
+
 @pytest.mark.parametrize("path", sorted(paths()))
 def test_every_endpoint_is_documented(path: str) -> None:
     assert path in README

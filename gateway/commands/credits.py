@@ -31,7 +31,7 @@ AmountUsd = Annotated[str | None, typer.Option("--amount-usd", help="An amount s
 @app.command()
 def grant(
     creator: str,
-    credits: Annotated[str | None, typer.Argument(help="How many; or name a package.")] = None,
+    credits: Annotated[str | None, typer.Argument(help="How many; or give --package NAME.")] = None,
     package: Annotated[str | None, typer.Option(help="A credit package of the gateway's files.")] = None,
     promo: Annotated[bool, typer.Option("--promo", help="Promotional credits, which are spent first.")] = False,
     expires_at: Annotated[
@@ -42,6 +42,8 @@ def grant(
     as_json: AsJson = False,
 ) -> None:
     """Give a creator credits."""
+    if credits is not None and not credits.isdecimal():
+        raise typer.BadParameter("CREDITS takes a whole number; name a package with --package")
     body = {"payer": "promo_credits" if promo else "credits", "credits": credits, "package": package}
     _post(f"{creator_path(creator)}/credits", body | {"expires_at": expires_at}, note, idempotency_key, as_json)
 
@@ -49,7 +51,9 @@ def grant(
 @app.command()
 def adjust(
     creator: str,
-    payer: Annotated[str, typer.Option(help="quota, credits or promo_credits.")] = "quota",
+    payer: Annotated[
+        str | None, typer.Option(help="quota, credits or promo_credits; told by the amount where left out.")
+    ] = None,
     amount_usd: AmountUsd = None,
     credits: Credits = None,
     note: Note = "",
@@ -57,6 +61,7 @@ def adjust(
     as_json: AsJson = False,
 ) -> None:
     """Mend this month's charge (--amount-usd, below 0: less is owed), or take credits away (--credits -5)."""
+    payer = payer or ("quota" if credits is None else "credits")
     body = {"payer": payer, "amount_usd": amount_usd, "credits": credits}
     _post(f"{creator_path(creator)}/adjustments", body, note, idempotency_key, as_json)
 
