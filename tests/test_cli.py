@@ -297,6 +297,94 @@ def test_the_client_gives_the_folder_back_and_takes_it_only_alone(folder):
         pass
 
 
+# gateway credits and gateway estimate
+
+
+def fields_of(out: str) -> dict[str, str]:
+    """`name  value` lines as a dictionary."""
+    return dict(line.split(maxsplit=1) for line in out.splitlines() if line.strip())  # type: ignore[misc]
+
+
+def test_a_grant_says_how_many_credits_the_creator_got(ask, run):
+    ask("creators", "add", "acme")
+    code, out, err = run("credits", "grant", "acme", "100", "--note", "welcome")
+    assert code == 0, err
+    shown = fields_of(out)
+    assert (shown["kind"], shown["payer"], shown["credits"]) == ("grant", "credits", "100")
+    assert "payer_amount" not in shown
+    expires = "2050-01-31T12:00:00Z"
+    out = run("credits", "grant", "acme", "--package", "small", "--promo", "--expires-at", expires)[1]
+    shown = fields_of(out)
+    assert (shown["payer"], shown["credits"]) == ("promo_credits", "100")
+    assert shown["expires_at"] == "2050-01-31T12:00:00.000Z"
+    assert ask("credits", "grant", "acme", "3")["payer_amount"] == -3, "JSON is the entry as the ledger has it"
+
+
+@pytest.mark.parametrize("credits", ["small", "2.5", "-5", "٣"])
+def test_a_grant_of_no_whole_number_says_how_to_name_a_package(ask, run, credits):
+    ask("creators", "add", "acme")
+    code, out, err = run("credits", "grant", "acme", "--", credits)
+    assert (code, out) == (2, "")
+    assert "--package" in err
+    assert ask("credits", "balance", "acme")["data"] == []
+
+
+def test_an_adjustment_is_of_what_its_amount_is_in(ask, run):
+    ask("creators", "add", "acme")
+    ask("credits", "grant", "acme", "100")
+    code, out, err = run("credits", "adjust", "acme", "--credits", "-5")
+    assert code == 0, err
+    assert (fields_of(out)["payer"], fields_of(out)["credits"]) == ("credits", "-5")
+    code, out, err = run("credits", "adjust", "acme", "--amount-usd", "-2.5")
+    assert code == 0, err
+    assert (fields_of(out)["payer"], fields_of(out)["charge_usd"]) == ("quota", "-2.5")
+    assert ask("credits", "balance", "acme")["balance"]["credits"]["left"] == 95
+    assert run("credits", "adjust", "acme", "--credits", "5")[0] == 1, "credits are given by a grant"
+
+
+def test_an_estimate_is_told_with_the_limits_it_would_meet(ask, run):
+    ask("creators", "add", "acme", "--plan", "free")
+    code, out, err = run("estimate", "acme", "--model", "mock-1", "--prompt", "Hello")
+    assert code == 0, err
+    shown, _, table = out.partition("\n\n")
+    assert fields_of(shown)["would"] == "admit"
+    header, *rows = (line.split() for line in table.splitlines())
+    assert header == ["limit", "unit", "of", "used", "held", "needed", "left"]
+    assert ["requests_per_hour", "request", "10", "1", "0", "1", "9"] in rows
+    quota = next(row for row in rows if row[0] == "quota_usd_per_month")
+    assert quota[1:4] == ["USD", "1", "0"]
+    assert quota[4] == fields_of(shown)["hold_usd"]
+
+
+def test_an_estimate_that_would_be_refused_says_why(ask, run):
+    ask("creators", "add", "acme", "--override", "requests_per_hour=0")
+    code, out, err = run("estimate", "acme", "--model", "mock-1", "--prompt", "Hello")
+    assert code == 0, err
+    assert fields_of(out)["would"] == "refuse"
+    assert fields_of(out)["refusal"].startswith("429 rate_limit_exceeded: ")
+
+
+def test_an_estimate_of_an_image_model_asks_for_its_option(ask, run):
+    ask("creators", "add", "acme")
+    arguments = ("estimate", "acme", "--model", "mock-image", "--prompt", "a red cat")
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert err.endswith("Pass --image for an image model.\n")
+    assert ask(*arguments, "--image")["endpoint"] == "images"
+    code, _, err = run("estimate", "acme", "--model", "mock-1", "--prompt", "a red cat", "--image")
+    assert (code, "--image" in err) == (1, False)
+
+
+def test_an_estimate_may_come_from_an_address(ask, run):
+    ask("creators", "add", "acme", "--override", 'addresses=["192.0.2.0/24"]')
+    arguments = ("estimate", "acme", "--model", "mock-1", "--prompt", "Hello")
+    assert ask(*arguments)["would"] == "admit"
+    assert ask(*arguments, "--address", "192.0.2.7")["would"] == "admit"
+    refused = ask(*arguments, "--address", "198.51.100.7")
+    assert (refused["would"], refused["refusal"]["code"]) == ("refuse", "address_not_allowed")
+    assert run(*arguments, "--address", "nowhere")[0] == 1
+
+
 # gateway check
 
 

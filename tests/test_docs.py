@@ -2,7 +2,9 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer.main
@@ -16,13 +18,21 @@ from gateway.endpoints import estimate, health, me, models
 from gateway.endpoints.admin import admin_routes
 from gateway.endpoints.chat_completions import ChatCompletions
 from gateway.endpoints.images import ImageGenerations
+from gateway.ledger.entry_json import ENTRY_FIELDS
+from gateway.ledger.records import Kind, Outcome, UsageSource
 from gateway.plans import load_plans, plan_to_json
 from policies import POLICIES
 from policies.types import Plan
 
 _OWN_HEADER = re.compile(r"x-gateway-[a-z-]+")
+_OTHER_HEADERS = {
+    *("x-request-id", "x-upstream-request-id", "x-should-retry", "retry-after", "retry-after-ms"),
+    *("idempotency-key", "openai-processing-ms", "openai-version"),
+}
+_LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+LEDGER = (ROOT / "docs" / "ledger.md").read_text()
 DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
 
@@ -57,15 +67,48 @@ def paths() -> set[str]:
 
 
 def headers() -> set[str]:
-    """Every header of ours that the sources name, whoever sends it."""
+    """Every header of ours that the sources name, and of others' those with a meaning here; whoever sends it."""
     found = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
                 text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
-                if _OWN_HEADER.fullmatch(text):
+                if _OWN_HEADER.fullmatch(text) or text in _OTHER_HEADERS:
                     found.add(text)
     return found | {name.decode() for names in _RATELIMIT_UNITS.values() for name in names}
+
+
+def nodes(*packages: str) -> Iterator[ast.AST]:
+    for package in packages:
+        for path in (ROOT / package).rglob("*.py"):
+            yield from ast.walk(ast.parse(path.read_text()))
+
+
+def log_events() -> set[str]:
+    """Every literal said first to a level of `_log`, or to `log_request`."""
+    found = set()
+    for node in nodes("gateway"):
+        if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+            continue
+        called = ast.unparse(node.func)
+        if called == "log_request" or called in {f"_log.{level}" for level in _LOG_LEVELS}:
+            found.add(node.args[0].value)
+    return found
+
+
+def flags() -> set[str]:
+    """In modules that speak of flags: every text alone in a tuple, but for what is spread into it."""
+    found = set()
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        if not any(isinstance(node, ast.Name) and node.id.endswith("flags") for node in ast.walk(tree)):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Tuple):
+                own = [part for part in node.elts if not isinstance(part, ast.Starred)]
+                if len(own) == 1 and isinstance(own[0], ast.Constant) and isinstance(own[0].value, str):
+                    found.add(own[0].value)
+    return found
 
 
 def commands() -> set[str]:
@@ -105,10 +148,40 @@ def test_every_field_of_a_plan_is_documented(field: str) -> None:
     assert f"| `{field}` |" in DOCS
 
 
-@pytest.mark.parametrize("flag", ["over_hold", "usage_refused", "unpriced_usage", "unpriced_tier", "more_images"])
-def test_every_flag_is_documented_and_exists(flag: str) -> None:
-    assert f"| `{flag}` |" in DOCS
-    assert any(f'"{flag}"' in path.read_text() for path in SOURCES)
+def test_the_searches_find_the_flags_events_and_headers_they_should() -> None:
+    assert {"over_hold", "usage_refused", "unpriced_usage", "unpriced_tier", "more_images"} <= flags()
+    assert {"request_finished", "request_rejected", "upstream_failed", "call_failed", "serving"} <= log_events()
+    assert headers() >= _OTHER_HEADERS
+
+
+@pytest.mark.parametrize("flag", sorted(flags()))
+def test_every_flag_is_documented(flag: str) -> None:
+    assert f"| `{flag}` |" in LEDGER
+
+
+@pytest.mark.parametrize("word", [*get_args(Kind), *get_args(UsageSource), *get_args(Outcome)])
+def test_every_word_of_an_entry_is_documented(word: str) -> None:
+    assert f"| `{word}` |" in LEDGER
+
+
+@pytest.mark.parametrize("field", ENTRY_FIELDS)
+def test_every_field_of_an_entry_is_documented(field: str) -> None:
+    documented = {name for row in LEDGER.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")}
+    assert field in documented
+
+
+@pytest.mark.parametrize("event", sorted(log_events()))
+def test_every_event_of_the_log_is_documented(event: str) -> None:
+    assert f"| `{event}` |" in LEDGER
+
+
+def test_no_documented_event_or_flag_is_gone() -> None:
+    """What the tables name below their headings is what the program still says."""
+    events, told_flags = (
+        set(re.findall(r"^\| `([a-z_]+)` \|", LEDGER.partition(f"## {title}\n")[2].partition("\n## ")[0], re.MULTILINE))
+        for title in ("The log", "Flags")
+    )
+    assert (events, told_flags) == (log_events(), flags())
 
 
 @pytest.mark.parametrize("path", sorted(paths()))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Credits, refunds and adjustments: entries that no call stands for.")
 
 _GRANT_COLUMNS = ("payer", "credits", "package", "price_usd", "note", "expires_at", "is_expired", "created_at")
-_ENTRY_FIELDS = ("id", "request_id", "kind", "creator", "payer", "payer_amount", "charge_usd", "corrects", "created_at")
+_UNIT_NAMES = {"credit": "credits", "image": "images"}
 
 Note = Annotated[str, typer.Option(help="Why; it stays on the ledger entry.")]
 Key = Annotated[
@@ -42,8 +42,8 @@ def grant(
     as_json: AsJson = False,
 ) -> None:
     """Give a creator credits."""
-    if credits is not None and not credits.isdecimal():
-        raise typer.BadParameter("CREDITS takes a whole number; name a package with --package")
+    if credits is not None and not (credits.isascii() and credits.isdigit()):
+        raise typer.BadParameter("CREDITS takes a whole number; a credit package is named with --package NAME")
     body = {"payer": "promo_credits" if promo else "credits", "credits": credits, "package": package}
     _post(f"{creator_path(creator)}/credits", body | {"expires_at": expires_at}, note, idempotency_key, as_json)
 
@@ -105,7 +105,25 @@ def _post(path: str, fields: dict[str, Any], note: str, idempotency_key: str | N
     if as_json:
         echo_json(entry)
     else:
-        echo_fields({name: entry[name] for name in _ENTRY_FIELDS})
+        echo_fields(_entry_shown(entry))
+
+
+def _entry_shown(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the creator got (above 0) or lost of its payer's units; an entry itself says what was taken."""
+    unit = _UNIT_NAMES.get(entry["payer_unit"])
+    amount = {"charge_usd": entry["charge_usd"]} if unit is None else {unit: -entry["payer_amount"]}
+    expiry = {"expires_at": entry["expires_at"]} if entry.get("expires_at") else {}
+    return {
+        "kind": entry["kind"],
+        "creator": entry["creator"],
+        "payer": entry["payer"],
+        **amount,
+        **expiry,
+        "corrects": entry["corrects"],
+        "request_id": entry["request_id"],
+        "id": entry["id"],
+        "created_at": entry["created_at"],
+    }
 
 
 @contextmanager

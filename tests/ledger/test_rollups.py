@@ -168,8 +168,9 @@ async def test_a_name_of_a_transaction_rolled_back_takes_no_place(database: Data
         "CREATE TRIGGER refuse BEFORE INSERT ON entries WHEN NEW.feature LIKE 'bad%' "
         "BEGIN SELECT RAISE(ABORT, 'refused'); END",
     )
-    for n in range(3):
-        refused = [call(database, f"bad{n}-{i}", feature=f"bad{n}-{i}") for i in range(NAMES_MAX)]
+    names = [f"bad{n}" for n in range(NAMES_MAX + 20)]
+    for start in range(0, len(names), 20):  # a batch is repeated row by row: a slow disk has to keep up
+        refused = [call(database, name, feature=name) for name in names[start : start + 20]]
         await asyncio.gather(*refused, return_exceptions=True)
     await call(database, "good", feature="good")
     assert features(path, "acme") == {"good": 1}
