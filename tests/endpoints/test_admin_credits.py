@@ -298,4 +298,4 @@ async def test_a_balance_is_read_from_the_file_where_no_gateway_runs(tmp_path, m
 def test_people_are_shown_the_entry_that_was_booked(served):
     result = CliRunner().invoke(commands.app, ["grant", "acme", "7"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "payer_amount  -7\n" in result.stdout
+    assert "credits     7\n" in result.stdout
