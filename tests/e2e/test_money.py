@@ -259,7 +259,10 @@ async def test_absurd_usage_is_refused_estimated_and_flagged(
     assert (entry["input_tokens"], entry["output_tokens"]) == expected
     assert (entry["usage_source"], entry["outcome"]) == ("estimated", "ok")
     assert entry["cost_nano_usd"] == cost_nano_usd(*expected)
-    assert "usage" in str(entry["flags"])
+    if (
+        usage or not stream
+    ):  # an empty object in a stream says nothing, and is looked at only where it comes with the end
+        assert "usage" in str(entry["flags"])
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"1e400", b"-Infinity", b"7" * 5000], ids=["NaN", "1e400", "inf", "digits"])
