@@ -25,7 +25,7 @@ from gateway.decision import Step, decision_text
 from gateway.errors import NotFound, PolicyDenied, RequestError
 from gateway.ledger.records import Attribution, Hold, Ledger, Route
 from gateway.metrics import Metrics
-from gateway.model_request import ModelRequest
+from gateway.model_request import ModelRequest, Outgoing
 from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
 from gateway.providers.base import Provider
 from gateway.responder import Header
@@ -66,7 +66,7 @@ class Admitted:
     row: ProviderRow
     hold: Hold
     states: Sequence[LimitState]
-    body: bytes
+    outgoing: Outgoing
     """What the provider is sent; let go of once it is."""
     charge_price: Price
     credits_each: int | None = None
@@ -148,7 +148,7 @@ class Admission:
         charge_price = model.price if not account.plan.prices else await self._charge_price(account, model)
         course = _begin(account, headers, request, model, charge_price, address, now)
         # Written before anything is taken: what cannot be written is the caller's to mend.
-        body = request.upstream_body(course.offer.model, catalog.providers[course.offer.model.provider])
+        outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
         taken = await self._take(call.request_id, course, catalog)
         if isinstance(taken, Refused):
             error = refused(taken, now.timestamp())
@@ -159,13 +159,13 @@ class Admission:
             row = catalog.providers[model.provider]
             clamped_to = _clamp(request, course.offer, taken)
             if course.steps or clamped_to is not None:
-                body = request.upstream_body(model, row)
+                outgoing = request.outgoing(model, row)
             hold = _hold(call, course, taken, labels, client_id, clamped_to)
         except Exception:
             # Nothing was dialled: what was taken must not stay taken, whatever is wrong with us.
             await self._counters.release(call.request_id)
             raise
-        request.body = {}  # it is in `body` now, and need not be kept twice
+        request.body = {}  # it is in `outgoing` now, and need not be kept twice
         return Admitted(
             request,
             model,
@@ -173,7 +173,7 @@ class Admission:
             row,
             hold,
             taken.states,
-            body,
+            outgoing,
             course.offer.charge_price,
             course.offer.credits_each,
             clamped_to,
@@ -375,7 +375,7 @@ def _offer(
 
 def _can_serve(model: Model, request: ModelRequest) -> bool:
     """Whether a downgrade may lead to `model` at all."""
-    return model.active and request.endpoint in model.endpoints and request.fits(model)
+    return model.active and request.serves(model) and request.fits(model)
 
 
 def _is_soft(refused: Refused) -> bool:
@@ -404,7 +404,7 @@ def _resolve(catalog: Catalog, request: ModelRequest) -> Model:
         shown = name if len(name) <= 100 and name.isprintable() else "named in the request"
         reason = "is not in this gateway's catalog" if model is None else "is switched off on this gateway"
         raise NotFound(f"The model `{shown}` {reason}.", code="model_not_found", param="model")
-    if request.endpoint not in model.endpoints:
+    if not request.serves(model):
         raise RequestError(
             f"The model `{name}` does not serve {request.path}.", code="endpoint_not_supported", param="model"
         )

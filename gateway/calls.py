@@ -3,11 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
-from gateway.errors import StoreError
+from gateway.errors import GatewayError, StoreError
 from policies.types import Account
 
 InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
@@ -28,6 +28,7 @@ class Call:
         "creator",
         "deadline_at",
         "endpoint",
+        "error_shape",
         "first_byte_at",
         "hold",
         "interrupted_by",
@@ -37,9 +38,11 @@ class Call:
         "started_at",
     )
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, error_shape: Callable[[GatewayError], bytes] = GatewayError.body) -> None:
         self.request_id = new_request_id()
         self.endpoint = endpoint
+        self.error_shape = error_shape
+        """How this endpoint's clients read errors."""
         self.started_at = time.monotonic()
         self.admitted_at = _NOT_YET
         """The instant that decides on the call's period; set when it is admitted."""

@@ -6,7 +6,7 @@ allowed but deserves a look (a model without a price or a cap) is told by `lint_
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 from urllib.parse import urlsplit
@@ -48,13 +48,19 @@ DIALECTS = frozenset({"openai", "mock"})
 DIALECTS_TO_COME = frozenset({"fal"})
 """Known, not spoken yet: such a provider may be listed, but its models must say `active = false`."""
 ENDPOINTS = frozenset(
-    "chat completions embeddings images image_edits speech transcriptions moderations responses messages".split()
+    """
+    chat completions embeddings images image_edits image_variations speech transcriptions translations moderations
+    responses messages
+    """.split()
 )
 _MODELS_MAX = 10_000
 _PROVIDERS_MAX = 1_000
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADER = re.compile(r"[a-z][a-z0-9-]{0,63}")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{1,500}")
+_QUERY = re.compile(r"[A-Za-z0-9._~-]+=[A-Za-z0-9._~%-]*(?:&[A-Za-z0-9._~-]+=[A-Za-z0-9._~%-]*)*")
+_FIXED_HEADERS_MAX = 20
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _HEADERS_TAKEN = frozenset(
     "host connection content-length content-type transfer-encoding te upgrade expect accept accept-encoding user-agent".split()
@@ -73,6 +79,14 @@ class ProviderRow:
     """Environment variable that holds the provider key; empty for providers that need none."""
     auth_header: str = "authorization"
     """`authorization` sends `Bearer KEY`; any other header name carries the bare key (Azure: `api-key`)."""
+    auth_scheme: str = ""
+    """The word before the key where it is not that: fal wants `Key`."""
+    query: str = ""
+    """Added to every path: `api-version=2024-10-21` for Azure's older endpoints."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every call, e.g. `anthropic-version`. Never secrets."""
+    drop_fields: frozenset[str] = frozenset()
+    """Fields of OpenAI's request that this provider refuses and that are left out for it (`store`, `metadata`)."""
     stream_usage: StreamUsage = "inject"
     """How streams report usage: `inject` asks with `stream_options.include_usage`, `always` needs no asking, `never` has none."""
     retry_unanswered: bool = False
@@ -257,6 +271,10 @@ def _provider(name: str, table: Table) -> ProviderRow:
         base_url=_base_url(table, dialect),
         api_key_env=api_key_env,
         auth_header=_auth_header(table),
+        auth_scheme=_auth_scheme(table),
+        query=_query(table),
+        headers=_fixed_headers(table),
+        drop_fields=table.words("drop_fields", allowed=_WORD),
         stream_usage=cast(StreamUsage, stream_usage),
         retry_unanswered=table.flag("retry_unanswered", default=False),
         gone_grace_s=None if grace_ms is None else grace_ms / 1000,
@@ -291,6 +309,35 @@ def _auth_header(table: Table) -> str:
     if not _HEADER.fullmatch(name) or name in _HEADERS_TAKEN:
         table.fault("must be a header name that the request does not need otherwise", "auth_header")
     return name
+
+
+def _auth_scheme(table: Table) -> str:
+    scheme = table.text("auth_scheme")
+    if scheme and not _WORD.fullmatch(scheme):
+        table.fault(f"must match {_WORD.pattern}", "auth_scheme")
+    return scheme
+
+
+def _query(table: Table) -> str:
+    query = table.text("query", chars_max=500)
+    if query and not _QUERY.fullmatch(query):
+        table.fault("must be name=value pairs joined by &, without a question mark", "query")
+    return query
+
+
+def _fixed_headers(table: Table) -> dict[str, str]:
+    data = table.data.get("headers", {})
+    if not isinstance(data, dict) or len(data) > _FIXED_HEADERS_MAX:
+        table.fault(f"must be a table of at most {_FIXED_HEADERS_MAX} headers", "headers")
+        return {}
+    for name, value in data.items():
+        if not _HEADER.fullmatch(name) or name in _HEADERS_TAKEN or name in ("authorization", "cookie"):
+            table.fault(
+                f"{name} must be a header name in lower case that the request does not need otherwise", "headers"
+            )
+        elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            table.fault(f"the value of {name} must be text of one line", "headers")
+    return {name: value for name, value in data.items() if isinstance(value, str)}
 
 
 _MODEL_KEYS = frozenset(Model.__dataclass_fields__.keys() - {"name", "price"} | PRICE_KEYS)

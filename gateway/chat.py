@@ -14,8 +14,9 @@ import orjson
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT, Report, meter_chat, output_estimate
 from gateway.metering import Metered, estimated
-from gateway.model_request import OUTPUT_TOKENS_EXPECTED, OUTPUT_TOKENS_LEAST, Estimate
+from gateway.model_request import OUTPUT_TOKENS_EXPECTED, OUTPUT_TOKENS_LEAST, Estimate, Outgoing, PlainRequest
 from gateway.pricing import UnpricedUsage, cost_nano_usd, worst_case_nano_usd
+from gateway.relay import Guard, Relay
 from gateway.request_fields import (
     dump_body,
     parse_body,
@@ -29,7 +30,7 @@ from gateway.request_fields import (
     unpriced_feature,
     wrong,
 )
-from gateway.streaming import utf8_bytes
+from gateway.streaming import SseRelay, utf8_bytes
 from gateway.usage import Usage
 
 CHOICES_MAX = 128
@@ -78,7 +79,7 @@ _BASE_TIERS = frozenset({"", "auto", "default", "standard", "flex"})
 
 
 @dataclass(slots=True)
-class ChatRequest:
+class ChatRequest(PlainRequest):
     """The fields the gateway itself reads (`ModelRequest`); `body` is everything, ready to be changed and sent on."""
 
     body: dict[str, Any]
@@ -106,7 +107,6 @@ class ChatRequest:
 
     endpoint: ClassVar[str] = "chat"
     path: ClassVar[str] = "/chat/completions"
-    images: ClassVar[int] = 0
 
     @property
     def is_text_only(self) -> bool:
@@ -208,8 +208,8 @@ class ChatRequest:
             service_tier=self.service_tier,
         )
 
-    def upstream_body(self, model: Model, row: ProviderRow) -> bytes:
-        """The request as the provider gets it: its own model name, usage asked for, an excessive bound lowered."""
+    def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
+        """With the provider's own model name, usage asked for, an excessive bound lowered."""
         body = {**self.body, "model": model.upstream_model}  # a downgrade writes it again, for another provider
         cap = model.output_tokens_max
         if self.max_tokens is not None and cap is not None and self.max_tokens > cap:
@@ -220,7 +220,12 @@ class ChatRequest:
             body[row.max_tokens_field] = self.clamped_to
         if self.is_streaming and row.stream_usage == "inject" and not self.wants_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
-        return dump_body(body)
+        for field in row.drop_fields:
+            body.pop(field, None)
+        return _made(Outgoing, (self.path, dump_body(body), "application/json", (), self.is_streaming))
+
+    def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
+        return ChatRelay(guard, self, model, row) if content_type.startswith("text/event-stream") else None
 
     def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
         if answer.get("choices") is None and answer.get("usage") is None:
@@ -231,6 +236,30 @@ class ChatRequest:
 
     def meter_unanswered(self, model: Model) -> Metered:
         return estimated(self.input_tokens_estimate, 0, model.price, asked=self.variant(model))
+
+
+class ChatRelay(SseRelay):
+    """Chunks of a chat completion, metered by what they report or, broken off, by what they said."""
+
+    __slots__ = ("_model", "_request", "_row")
+
+    def __init__(self, guard: Guard, request: ChatRequest, model: Model, row: ProviderRow) -> None:
+        is_ours = row.stream_usage == "inject" and not request.wants_usage
+        super().__init__(guard, strip_usage=is_ours, choices=request.answers)
+        self._request = request
+        self._model = model
+        self._row = row
+
+    def metered(self, *, is_partial: bool) -> Metered:
+        tier = self.reported_tier() if self._model.price.service_tiers else self.service_tier
+        return meter_chat(
+            self._request,
+            self._model,
+            self._row,
+            Report(self.usage, tier),
+            self.output_tokens_estimate,
+            is_partial=is_partial,
+        )
 
 
 def read_chat_request(raw: bytes) -> ChatRequest:

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from gateway.admission import Admitted
 from gateway.answers import upstream_failed
 from gateway.calls import Call
-from gateway.chat import ChatRequest
-from gateway.chat_metering import Report, meter_chat
 from gateway.errors import DO_NOT_RETRY, GatewayError, StoreError
 from gateway.ledger.records import Outcome
 from gateway.metering import NOTHING, Ending, Metered
 from gateway.providers.base import FailureKind, UpstreamFailure
-from gateway.streaming import SseRelay
+from gateway.relay import Relay
 
 _FAILED_OUTCOMES: Mapping[FailureKind, Outcome] = {
     "unreachable": "upstream_unreachable",
@@ -23,25 +21,10 @@ _FAILED_OUTCOMES: Mapping[FailureKind, Outcome] = {
 }
 
 
-def of_stream(
-    call: Call,
-    admitted: Admitted,
-    request: ChatRequest,
-    relay: SseRelay,
-    broken: UpstreamFailure | None,
-    *,
-    is_gone: bool,
-) -> Ending:
-    """How a stream of chat ended, with what was relayed of it. `broken` is the exchange's failure, if it failed."""
+def of_stream(call: Call, relay: Relay, broken: UpstreamFailure | None, *, is_gone: bool) -> Ending:
+    """How an answer that was relayed ended. `broken` is the exchange's failure, if it failed."""
     is_complete = relay.is_complete
-    metered = meter_chat(
-        request,
-        admitted.model,
-        admitted.row,
-        Report(relay.usage, relay.reported_tier() if admitted.model.price.service_tiers else relay.service_tier),
-        relay.output_tokens_estimate,
-        is_partial=not is_complete,
-    )
+    metered = relay.metered(is_partial=not is_complete)
     if is_gone:
         return Ending(metered, "client_gone")
     if is_complete:

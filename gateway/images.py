@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.errors import RequestError
 from gateway.metering import Metered
-from gateway.model_request import Estimate
+from gateway.model_request import Estimate, Outgoing, PlainRequest
 from gateway.price_rows import IMAGE_WORD
 from gateway.pricing import UnpricedUsage, cost_nano_usd, resolve_image_variant, worst_case_nano_usd
 from gateway.request_fields import (
@@ -62,7 +62,7 @@ _WORDS_OF_THE_REQUESTED_MODEL = frozenset({"quality", "style"})
 
 
 @dataclass(slots=True)
-class ImageRequest:
+class ImageRequest(PlainRequest):
     """The fields the gateway itself reads (`ModelRequest`); `body` is everything, ready to be sent on."""
 
     body: dict[str, Any]
@@ -78,7 +78,6 @@ class ImageRequest:
 
     endpoint: ClassVar[str] = "images"
     path: ClassVar[str] = "/images/generations"
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def input_tokens_estimate(self) -> int:
@@ -103,7 +102,7 @@ class ImageRequest:
         variant = self.variant(model)
         # By the piece also where only the creator's own price is.
         if model.price.images or price.image_pico_usd(variant) is not None:
-            return cost_nano_usd(Usage(image_units=self.images), price, variant)
+            return cost_nano_usd(Usage(pieces=self.images), price, variant)
         input_tokens, output_tokens = self._input_tokens_max(model), _tokens_each(model, price) * self.images
         # The dearest rates: a model may report words beside its images.
         return worst_case_nano_usd(price, input_tokens=input_tokens, output_tokens=output_tokens)
@@ -122,7 +121,7 @@ class ImageRequest:
         """There is nothing to bound."""
         return
 
-    def upstream_body(self, model: Model, row: ProviderRow) -> bytes:
+    def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
         """As it came for the requested model, with the provider's name for it; in fewer words for another one."""
         body = {**self.body, "model": model.upstream_model}
         if model.name != self.model:
@@ -130,7 +129,9 @@ class ImageRequest:
                 body.pop(field, None)
             if not self._keeps_size(model):
                 body.pop("size", None)
-        return dump_body(body)
+        for field in row.drop_fields:
+            body.pop(field, None)
+        return Outgoing(self.path, dump_body(body))
 
     def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
         """Flags: `more_images` than asked for, counted all the same; `usage_refused`, a report that cannot be true;
@@ -141,7 +142,7 @@ class ImageRequest:
         returned = sum(map(_is_image, data))
         flags = ("more_images",) if returned > self.images else ()
         if model.price.images:
-            usage, variant = Usage(image_units=returned), self.variant(model)
+            usage, variant = Usage(pieces=returned), self.variant(model)
             return Metered(usage, "provider", cost_nano_usd(usage, model.price, variant), flags, variant, returned)
         return self._meter_tokens(answer.get("usage"), model, returned, flags)
 
@@ -162,7 +163,7 @@ class ImageRequest:
             usage = self._consumed(model, price, returned)
             flags = flags if report is None else (*flags, "usage_refused")
             return Metered(usage, "estimated", cost_nano_usd(usage, price, variant), flags, variant, returned)
-        usage = believed._replace(image_units=returned)
+        usage = believed._replace(pieces=returned)
         try:
             return Metered(usage, "provider", cost_nano_usd(usage, price, variant), flags, variant, returned)
         except UnpricedUsage:
@@ -172,9 +173,9 @@ class ImageRequest:
     def _consumed(self, model: Model, price: Price, images: int) -> Usage:
         """What the prompt and so many images are by the written rule."""
         if model.price.images:
-            return Usage(image_units=images)
+            return Usage(pieces=images)
         output_tokens = _tokens_each(model, price) * images
-        return Usage(uncached_input=self.input_tokens_estimate, image_output=output_tokens, image_units=images)
+        return Usage(uncached_input=self.input_tokens_estimate, image_output=output_tokens, pieces=images)
 
     def _input_tokens_max(self, model: Model) -> int:
         bound = self.text_bytes + _PROMPT_TOKENS
@@ -251,5 +252,5 @@ def _at_known_rates(usage: Usage) -> Usage:
         cached_input=usage.cached_input,
         cache_write=usage.cache_write,
         image_output=usage.output_tokens,
-        image_units=usage.image_units,
+        pieces=usage.pieces,
     )

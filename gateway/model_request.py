@@ -1,22 +1,59 @@
 """What the pipeline asks of a request, whatever its endpoint: the seam between one call's story and what is special about
-chat, images and what will follow.
+chat, images, speech and all the others.
 
-A request is read and checked once (`gateway.chat`, `gateway.images`). From then on it answers questions about itself for
-a model and a price: what it can cost, what it needs of a model, what is sent upstream, and what an answer consumed. A
-downgrade asks the same questions again for another model. All of it is pure.
+A request is read and checked once (`gateway.chat`, `gateway.images` ...). From then on it answers questions about itself
+for a model and a price: what it can cost, what it needs of a model, what is sent upstream, how an answer is relayed, and
+what it consumed. A downgrade or another deployment asks the same questions again for another model. All of it is pure, but
+for the two hooks of requests that keep state.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.metering import Metered
+from gateway.providers.translated import Translator
+from gateway.relay import Guard, Relay
 from gateway.usage import Usage
+from policies.types import Account
 
 OUTPUT_TOKENS_EXPECTED = 1_000
 """What an answer is taken to be where nobody said: for soft budgets, token windows and calls a crash cut off."""
 OUTPUT_TOKENS_LEAST = 256
 """A hold never shrinks to less output than this."""
+
+
+class Outgoing(NamedTuple):
+    """A request as the provider of a model gets it."""
+
+    path: str
+    """OpenAI's, below the provider's base URL: `/chat/completions`."""
+    body: bytes
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    """As in `UpstreamRequest`."""
+    is_streaming: bool = False
+    """Whether an event stream is asked for."""
+
+
+NOTHING_OUTGOING = Outgoing("", b"")
+"""In place of one that has been sent."""
+
+
+class Answered(NamedTuple):
+    """A call that was answered in full and booked, for a request that keeps something of it."""
+
+    request_id: str
+    account: Account
+    model: Model
+    """Which served it."""
+    body: bytes
+    """The whole answer; empty for a stream."""
+    answer: Mapping[str, Any] | None
+    """The same parsed; None for a stream, and where it is no JSON."""
+    relay: Relay | None
+    """What a stream went through; None for a whole answer."""
+    cost_nano_usd: int
 
 
 class Estimate(NamedTuple):
@@ -49,7 +86,7 @@ class ModelRequest(Protocol):
 
     @property
     def path(self) -> str:
-        """Below the provider's base URL: `/chat/completions`."""
+        """What the client called, below /v1: `/chat/completions`."""
         ...
 
     @property
@@ -60,6 +97,10 @@ class ModelRequest(Protocol):
     @property
     def images(self) -> int:
         """Images asked for; 0 on endpoints that return none."""
+        ...
+
+    def serves(self, model: Model) -> bool:
+        """Whether `model` has this endpoint, itself or by way of another one."""
         ...
 
     def fits(self, model: Model) -> bool:
@@ -89,14 +130,78 @@ class ModelRequest(Protocol):
         """
         ...
 
-    def upstream_body(self, model: Model, row: ProviderRow) -> bytes:
+    def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
         """The request as the provider of `model` gets it. Raises `RequestError` when it cannot be written."""
+        ...
+
+    def translator(self, model: Model) -> Translator | None:
+        """What turns the answer of `model` into this endpoint's shape, made for one answer; None where it has it."""
+        ...
+
+    def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
+        """How an answer of this type is passed on while it comes; None: it is read whole first."""
         ...
 
     def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
         """What a whole JSON answer consumed, at the model's price; None if it is no answer of this endpoint."""
         ...
 
+    def meter_other(self, body: bytes, content_type: str, model: Model) -> Metered | None:
+        """The same for a whole answer that is no JSON; None if this endpoint has no such answers."""
+        ...
+
     def meter_unanswered(self, model: Model) -> Metered:
         """By the written rule: fully sent, and never properly answered."""
         ...
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether `load` and `keep` are to be called."""
+        ...
+
+    async def load(self, account: Account) -> None:
+        """Fetch what the request refers to, before it is priced. `account` is who calls. Raises `RequestError`."""
+        ...
+
+    async def keep(self, answered: Answered) -> bytes | None:
+        """Store what has to be there before the client sees the end of its answer. Returns the body to send instead of a
+        whole answer's, or None. The call is booked by now, whatever is raised here."""
+        ...
+
+
+class PlainRequest:
+    """What most requests answer to the questions that only some endpoints have another answer to."""
+
+    __slots__ = ()
+
+    endpoint: ClassVar[str]
+
+    @property
+    def images(self) -> int:
+        return 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def keeps_state(self) -> bool:
+        return False
+
+    def serves(self, model: Model) -> bool:
+        return self.endpoint in model.endpoints
+
+    def translator(self, model: Model) -> Translator | None:
+        return None
+
+    def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
+        return None
+
+    def meter_other(self, body: bytes, content_type: str, model: Model) -> Metered | None:
+        return None
+
+    async def load(self, account: Account) -> None:
+        """Nothing is referred to."""
+
+    async def keep(self, answered: Answered) -> bytes | None:
+        return None

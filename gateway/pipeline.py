@@ -31,7 +31,6 @@ from gateway.answers import (
 from gateway.auth import CREATOR_HEADER_BYTES, Authenticator
 from gateway.calls import Call, Calls
 from gateway.catalog import ProviderRow
-from gateway.chat import ChatRequest
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
 from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, unanswered
@@ -40,24 +39,20 @@ from gateway.ledger.records import Entry, Ledger, Outcome
 from gateway.logs import log_request
 from gateway.metering import NOTHING, Ending
 from gateway.metrics import Metrics
-from gateway.model_request import ModelRequest
+from gateway.model_request import NOTHING_OUTGOING, Answered, ModelRequest
 from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure, UpstreamRequest
+from gateway.providers.translated import TranslatedExchange
 from gateway.pump import Pump
+from gateway.relay import Guard, Relay
 from gateway.responder import Header, Responder
 from gateway.settlement import Settlement, settle
-from gateway.streaming import SseRelay
 from policies.access import address_refusal
 from policies.types import Account
 
 _log = structlog.get_logger()
 
 _JSON: Header = (b"content-type", b"application/json")
-_SSE: Sequence[Header] = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
 _BODY_AT_ONCE_S = 1.0
 _STALLED_S = 1.0
 """How much later than the exchange's own total deadline a call is ended whose client does not read."""
@@ -99,17 +94,20 @@ class Pipeline:
     async def serve(
         self,
         endpoint: str,
-        read_request: Callable[[bytes], ModelRequest],
+        read_request: Callable[[], Awaitable[ModelRequest]],
         headers: list[Header],
-        read_body: Callable[[], Awaitable[bytes]],
         responder: Responder,
         peer: str = "",
+        error_shape: Callable[[GatewayError], bytes] = GatewayError.body,
     ) -> None:
-        """Answer one `POST` of an endpoint; `peer` is the address it came from. Raises nothing but cancellation."""
-        call = Call(endpoint)
+        """Answer one `POST` of an endpoint; `peer` is the address it came from. Raises nothing but cancellation.
+
+        `read_request` reads the body, and raises `RequestError`; `error_shape` is how this endpoint's clients read errors.
+        """
+        call = Call(endpoint, error_shape)
         try:
             self._calls.enter(call)
-            await self._serve(call, read_request, headers, read_body, responder, peer)
+            await self._serve(call, read_request, headers, responder, peer)
         except GatewayError as error:
             await self._answer_error(call, error, responder)
         except asyncio.CancelledError:
@@ -123,15 +121,14 @@ class Pipeline:
     async def _serve(
         self,
         call: Call,
-        read_request: Callable[[bytes], ModelRequest],
+        read_request: Callable[[], Awaitable[ModelRequest]],
         headers: list[Header],
-        read_body: Callable[[], Awaitable[bytes]],
         responder: Responder,
         peer: str,
     ) -> None:
         account, address = await self._authenticate(call, headers, peer)
         generation = self._authenticator.generation
-        request = read_request(await read_body())
+        request = await read_request()
         if self._authenticator.generation != generation or time.monotonic() - call.started_at > _BODY_AT_ONCE_S:
             # A body may take its time; what was revoked, changed or has expired meanwhile counts.
             call.account = None
@@ -142,6 +139,8 @@ class Pipeline:
             account = await self._authenticator.resolve_creator(account, headers, request.body.get("user"))
             call.account, call.creator = account, account.creator
             address = address or client_address(peer, headers, self._trusted_proxies)
+        if request.keeps_state:
+            await request.load(account)
         self._calls.refuse_if_cut()
         admitted = await self._admission.admit(call, account, by_name, request, address)
         ending = await self._forward(call, admitted, responder)
@@ -176,14 +175,22 @@ class Pipeline:
             if admitted.request.is_streaming:
                 self._watch_stream(call, admitted.row, responder)
             exchange = await admitted.provider.open(self._upstream_request(call, admitted), call.hold)
-            admitted.body = b""  # a stream may last for minutes
+            if (translator := admitted.request.translator(admitted.model)) is not None:
+                bytes_max = self._settings.answer_bytes_max
+                exchange = TranslatedExchange(exchange, translator, answer_bytes_max=bytes_max)
+            admitted.outgoing = NOTHING_OUTGOING  # a stream may last for minutes
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
             if exchange.status >= 300:
                 return await self._relay_refusal(call, admitted, exchange, responder)
-            is_stream = exchange.headers.get("content-type", "").lower().startswith("text/event-stream")
-            if is_stream and isinstance(admitted.request, ChatRequest):
-                return await self._relay_stream(call, admitted, admitted.request, exchange, responder)
-            return await self._relay_whole(call, admitted, exchange, responder)
+            content_type = exchange.headers.get("content-type", "").lower()
+            key = self._provider_keys.get(admitted.row.name, "")
+            guard = Guard(
+                self._settings.stream_event_bytes_max, lambda data: redact_bytes(data, key), key.encode("latin-1")
+            )
+            relay = admitted.request.relay(content_type, admitted.model, admitted.row, guard)
+            if relay is not None:
+                return await self._relay_stream(call, admitted, relay, exchange, responder)
+            return await self._relay_whole(call, admitted, content_type, exchange, responder)
         except StoreError:
             if not call.is_ended:
                 # The hold did not become durable, so nothing was dialled.
@@ -214,13 +221,9 @@ class Pipeline:
         return ending
 
     def _upstream_request(self, call: Call, admitted: Admitted) -> UpstreamRequest:
+        path, body, content_type, headers, is_streaming = admitted.outgoing
         return UpstreamRequest(
-            admitted.request.path,
-            admitted.body,
-            admitted.request.is_streaming,
-            self._deadlines,
-            call.request_id,
-            call.note_dial,
+            path, body, is_streaming, self._deadlines, call.request_id, call.note_dial, content_type, "POST", headers
         )
 
     # Step 7: three shapes of an answer
@@ -252,14 +255,21 @@ class Pipeline:
         return None
 
     async def _relay_whole(
-        self, call: Call, admitted: Admitted, exchange: Exchange, responder: Responder
+        self, call: Call, admitted: Admitted, content_type: str, exchange: Exchange, responder: Responder
     ) -> Ending | None:
-        """A JSON answer: read whole, metered, booked, then sent as it came."""
-        answer = await self._read_whole(exchange, self._settings.answer_bytes_max)
+        """An answer read whole, metered, booked, then sent as it came."""
+        body = await self._read_whole(exchange, self._settings.answer_bytes_max)
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
-        parsed = _parse_answer(answer)
-        metered = None if parsed is None else admitted.request.meter(parsed, admitted.model, admitted.row)
+        request, model = admitted.request, admitted.model
+        parsed = _parse_answer(body)
+        if parsed is not None:
+            metered, head = request.meter(parsed, model, admitted.row), _JSON
+        else:
+            metered, head = (
+                request.meter_other(body, content_type, model),
+                (b"content-type", content_type.encode("latin-1")),
+            )
         if metered is None or not metered.is_answer:
             ending = Ending(metered or unanswered(admitted), "upstream_invalid", upstream_invalid())
             await self._end(call, admitted, ending)
@@ -267,26 +277,20 @@ class Pipeline:
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         admitted.status = 200
         cost = await self._end(call, admitted, Ending(metered, outcome))
+        if request.keeps_state:
+            body = await request.keep(_answered(call, admitted, cost, body, parsed)) or body
         headers = self._answer_headers(call, admitted)
         headers.extend(upstream_headers(exchange.headers))
         headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
-        headers.append(_JSON)
-        await responder.send(200, headers, answer)
+        headers.append(head)
+        await responder.send(200, headers, body)
         return None
 
     async def _relay_stream(
-        self, call: Call, admitted: Admitted, request: ChatRequest, exchange: Exchange, responder: Responder
+        self, call: Call, admitted: Admitted, relay: Relay, exchange: Exchange, responder: Responder
     ) -> Ending | None:
-        """Events as they came; the terminal one only after the settle."""
-        key = self._provider_keys.get(admitted.row.name, "")
-        relay = SseRelay(
-            strip_usage=admitted.row.stream_usage == "inject" and not request.wants_usage,
-            event_bytes_max=self._settings.stream_event_bytes_max,
-            redact=lambda event: redact_bytes(event, key),
-            secret=key.encode("latin-1"),
-            choices=request.answers,
-        )
-        answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *_SSE]
+        """Pieces as they came; what ends the answer only after the settle."""
+        answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *relay.head]
         broken: UpstreamFailure | None = None
         try:
             await Pump(call, relay, responder, answer_headers, bytes_max=self._settings.stream_bytes_max).run(exchange)
@@ -295,31 +299,35 @@ class Pipeline:
             _log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
-                await self._end(
-                    call, admitted, of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
-                )
+                await self._end(call, admitted, of_stream(call, relay, broken, is_gone=responder.is_gone))
                 raise
         except Exception:
             # What was relayed is owed, whatever broke.
-            ending = of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
+            ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
             await self._end(call, admitted, ending._replace(outcome="internal_error", error=internal_error()))
             raise
         call.forbid_interrupts()
         exchange.close()
         rest = relay.finish()
-        ending = of_stream(call, admitted, request, relay, broken, is_gone=responder.is_gone)
+        ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
-        await self._end(call, admitted, ending)
+        cost = await self._end(call, admitted, ending)
         if responder.is_stalled and call.interrupted_by in ("total_timeout", "drain"):
             # It was interrupted because it does not read, and will not read our last words either.
             responder.abort()
             return None
         if ending.error is not None and not responder.is_started:
             return ending
+        if admitted.request.keeps_state and relay.is_complete:
+            await admitted.request.keep(_answered(call, admitted, cost, relay=relay))
         if not responder.is_started:
             responder.start(200, answer_headers)
         if ending.error is not None:
-            rest = b"data: " + ending.error.body() + b"\n\n"
+            last = relay.error_event(ending.error)
+            if last is None:
+                responder.abort()  # nothing but a broken body can tell
+                return None
+            rest = last
         await responder.end(rest + relay.held_back())
         return None
 
@@ -447,7 +455,19 @@ class Pipeline:
             if call.account is not None:
                 headers.extend(await self._admission.window_headers(call.account))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
-        await responder.send(error.status, headers, error.body())
+        await responder.send(error.status, headers, call.error_shape(error))
+
+
+def _answered(
+    call: Call,
+    admitted: Admitted,
+    cost_nano_usd: int,
+    body: bytes = b"",
+    answer: Mapping[str, object] | None = None,
+    relay: Relay | None = None,
+) -> Answered:
+    assert call.account is not None  # noqa: S101 -- nobody is admitted without one
+    return Answered(call.request_id, call.account, admitted.model, body, answer, relay, cost_nano_usd)
 
 
 def _look_at(hold: "asyncio.Future[None]") -> None:

@@ -70,7 +70,7 @@ def cost_nano_usd(usage: Usage, price: Price, variant: str = "") -> int:
         if (piece_pico_usd := price.image_pico_usd(variant)) is not None:
             return -(-images * piece_pico_usd // PICO_PER_NANO)
         if images and not image_out:
-            raise UnpricedUsage("image_units", price.version, variant)
+            raise UnpricedUsage("pieces", price.version, variant)
     if row.text_rates is None or audio_in or image_in or audio_out or image_out:
         return -(-_tokens_pico_usd(usage, row) // PICO_PER_NANO)
     # Nearly every call is text at known rates, and this runs once for each of them.
@@ -133,7 +133,7 @@ def resolve_image_variant(price: Price, model: Model, size: str | None, quality:
     variant = f"{_said(size) or default_size or 'auto'}/{_said(quality) or default_quality or 'auto'}"
     in_tokens = price.images is None and price.image_output is not None
     if not IMAGE_VARIANT.fullmatch(variant) or not (in_tokens or price.image_pico_usd(variant) is not None):
-        raise UnpricedUsage("image_units", price.version, variant)
+        raise UnpricedUsage("pieces", price.version, variant)
     return variant
 
 

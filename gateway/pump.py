@@ -9,8 +9,8 @@ import time
 
 from gateway.calls import Call
 from gateway.providers.base import Exchange, UpstreamFailure
+from gateway.relay import EventTooLarge, Relay
 from gateway.responder import Header, Responder
-from gateway.streaming import EventTooLarge, SseRelay
 
 _AFTER_DONE_S = 1.0
 """How long the end of the body may take to follow `[DONE]`; some providers report usage there."""
@@ -23,7 +23,7 @@ class Pump:
     __slots__ = ("_bytes_left", "_call", "_failure", "_headers", "_relay", "_responder", "_waits_for_end")
 
     def __init__(
-        self, call: Call, relay: SseRelay, responder: Responder, headers: list[Header], *, bytes_max: int
+        self, call: Call, relay: Relay, responder: Responder, headers: list[Header], *, bytes_max: int
     ) -> None:
         self._call = call
         self._relay = relay

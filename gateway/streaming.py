@@ -14,10 +14,14 @@ Sizes are bytes. Any split of the same bytes gives the same output and the same 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
+
+from gateway.errors import GatewayError, error_body
+from gateway.relay import EVENT_STREAM, EventTooLarge, Guard
+from gateway.responder import Header
 
 _FOLD_BYTES = 8_192
 _CHOICES_MAX = 1_024
@@ -29,10 +33,6 @@ _DONE_WORD = b"[DONE]"
 _BOUNDARY = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?!\Z)|\r\r(?!\Z)")
 _TEXT_KEYS = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-
-
-class EventTooLarge(Exception):
-    """One event is larger than the relay may buffer."""
 
 
 class SseRelay:
@@ -56,21 +56,13 @@ class SseRelay:
         "usage",
     )
 
-    def __init__(
-        self,
-        *,
-        strip_usage: bool,
-        event_bytes_max: int,
-        redact: Callable[[bytes], bytes],
-        secret: bytes = b"",
-        choices: int = 1,
-    ) -> None:
-        """`redact` is applied to error events and to whatever quotes `secret`; `choices` is how many the caller wants."""
-        self._redact = redact
-        self._secret = secret
+    def __init__(self, guard: Guard, *, strip_usage: bool, choices: int = 1) -> None:
+        """`choices` is how many the caller wants."""
+        self._redact = guard.redact
+        self._secret = guard.secret
         self._choices = choices
         self._strip_usage = strip_usage
-        self._event_bytes_max = event_bytes_max
+        self._event_bytes_max = guard.event_bytes_max
         self._tail = bytearray()
         self._held: list[bytes] = []
         self._is_done = False
@@ -86,13 +78,17 @@ class SseRelay:
         """The one reported with it; `reported_tier` looks further."""
         self.has_error_event = False
 
+    @property
+    def head(self) -> Sequence[Header]:
+        return EVENT_STREAM
+
     def feed(self, data: bytes) -> bytes:
         """What may go to the client now. Raises `EventTooLarge`."""
         tail = self._tail
         if not tail and data.endswith(b"\n\n"):
             return self._take(data)
         tail += data
-        cut = _last_boundary(tail, max(0, len(tail) - len(data) - 3))
+        cut = last_boundary(tail, max(0, len(tail) - len(data) - 3))
         if not cut:
             if len(tail) > self._event_bytes_max:
                 raise EventTooLarge
@@ -131,6 +127,9 @@ class SseRelay:
         """The terminal event and what followed it, to be sent once the call is settled."""
         return b"".join(self._held)
 
+    def error_event(self, error: GatewayError) -> bytes | None:
+        return b"data: " + error_body(error.message, error.type, error.code, error.param) + b"\n\n"
+
     def output_tokens_estimate(self) -> int:
         """Output by the written rule, of all that came and is no usage, error or terminal event."""
         self._fold()
@@ -150,18 +149,18 @@ class SseRelay:
             or _ERROR_WORD in block
             or (self._secret and self._secret in block)
         ):
-            return b"".join([self._relayed(event) for event in _events(block)])
+            return b"".join([self._relayed(event) for event in split_events(block)])
         self._keep(block)
         return block
 
     def _relayed(self, event: bytes) -> bytes:
         """The event, or nothing where it is ours alone or held back."""
-        payload = _payload(event)
+        payload = payload_of(event)
         if self._secret and self._secret in event:
             event = self._redact(event)
         if payload.startswith(_DONE_WORD):
             self._is_done = True
-        elif message := _parse(payload):
+        elif message := parse_payload(payload):
             if message.get("error"):
                 self.has_error_event = True
                 event = self._redact(event)
@@ -197,7 +196,7 @@ class SseRelay:
         """Count what was kept, and let it go."""
         if not self._kept:
             return
-        payloads = _payloads(b"".join(self._kept))
+        payloads = payloads_of(b"".join(self._kept))
         self._kept.clear()
         self._kept_bytes = 0
         try:
@@ -207,7 +206,7 @@ class SseRelay:
             messages = []
         if len(messages) != len(payloads) or not all(type(message) is dict for message in messages):
             # Something in there is not what it should be: each is judged by itself.
-            messages = [_parse(payload) for payload in payloads]
+            messages = [parse_payload(payload) for payload in payloads]
         for payload, message in zip(payloads, messages, strict=True):
             if message is not None:
                 self._count(message)
@@ -234,6 +233,8 @@ class SseRelay:
             delta = choice.get("delta")
             if delta:
                 said += text_bytes(delta)
+            elif type(text := choice.get("text")) is str:  # a completion of the older kind
+                said += utf8_bytes(text)
         if said:
             self._delta_events += 1
             self._text_bytes += said
@@ -273,7 +274,7 @@ def _has_text(part: object) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
-def _last_boundary(buffer: bytearray, start: int) -> int:
+def last_boundary(buffer: bytearray, start: int) -> int:
     """Just behind the last blank line at or after `start`; 0 if there is none."""
     if b"\r" not in buffer[start:]:
         return buffer.rfind(b"\n\n", start) + 2 if buffer.rfind(b"\n\n", start) >= 0 else 0
@@ -283,7 +284,7 @@ def _last_boundary(buffer: bytearray, start: int) -> int:
     return end
 
 
-def _events(block: bytes) -> list[bytes]:
+def split_events(block: bytes) -> list[bytes]:
     """The block cut behind each blank line; joined they are the block again."""
     if b"\r" not in block:
         events = [event + b"\n\n" for event in block.split(b"\n\n")]
@@ -299,17 +300,17 @@ def _events(block: bytes) -> list[bytes]:
     return events
 
 
-def _payloads(block: bytes) -> list[bytes]:
+def payloads_of(block: bytes) -> list[bytes]:
     """The non-empty payloads of a block's events."""
     if b"\r" not in block and block.startswith(b"data: ") and block.endswith(b"\n\n"):
         plain = block[6:-2].split(b"\n\ndata: ")
         # As many lines as events, and as many blank ones: then each event is one `data: ` line.
         if block.count(b"\n") == 2 * len(plain):
             return plain
-    return [payload for event in _events(block) if (payload := _payload(event))]
+    return [payload for event in split_events(block) if (payload := payload_of(event))]
 
 
-def _payload(event: bytes) -> bytes:
+def payload_of(event: bytes) -> bytes:
     """The event's `data` lines joined; empty for comments and pings."""
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
@@ -317,7 +318,7 @@ def _payload(event: bytes) -> bytes:
     return b"\n".join(line[6:] if line[5:6] == b" " else line[5:] for line in lines)
 
 
-def _parse(payload: bytes) -> dict[str, Any] | None:
+def parse_payload(payload: bytes) -> dict[str, Any] | None:
     try:
         message = orjson.loads(payload)
     except orjson.JSONDecodeError:

@@ -13,7 +13,8 @@ TOKENS_MAX = 100_000_000
 
 class Usage(NamedTuple):
     """What a call consumed. Buckets are disjoint: `cached_input` is no part of `uncached_input`, `reasoning` none of
-    `text_output`. Tokens, except `image_units`, which counts images."""
+    `text_output`. Tokens, except `pieces`: what is
+    counted by the piece, which the endpoint says: images, seconds of audio, characters of speech."""
 
     uncached_input: int = 0
     cached_input: int = 0
@@ -24,7 +25,7 @@ class Usage(NamedTuple):
     reasoning: int = 0
     audio_output: int = 0
     image_output: int = 0
-    image_units: int = 0
+    pieces: int = 0
 
     @property
     def input_tokens(self) -> int:
@@ -78,7 +79,7 @@ def from_images(usage: object, *, input_tokens_max: int | None, output_tokens_ma
     """The buckets of an image answer's `usage`, as OpenAI reports it; None if it cannot be believed.
 
     The caps are those of the whole answer, all its images together; None for `TOKENS_MAX`. Refused is what `from_chat`
-    refuses. `image_units` stays 0: what is counted in tokens is paid in tokens.
+    refuses. `pieces` stays 0: what is counted in tokens is paid in tokens.
 
     Cached tokens are told as one number for words and images. They are taken off the words first, whose discount is the
     smaller one; cached images count as plain image input. Output that is not said to be text is images.

@@ -24,6 +24,7 @@ from gateway.creator_view import view_of
 from gateway.images import read_image_request
 from gateway.ledger.migration import migrate
 from gateway.ledger.verify import Difference, verify
+from gateway.model_request import ModelRequest
 from gateway.responder import Header
 from policies.types import Account
 from tests.ledger.books import count, rows
@@ -241,13 +242,12 @@ class ClockedGateway:
         answer = Answer() if answer is None else answer
         raw = orjson.dumps(body)
 
-        async def read_body() -> bytes:
-            return raw
+        async def read() -> ModelRequest:
+            return read_chat_request(raw) if endpoint == "chat" else read_image_request(raw)
 
-        read = read_chat_request if endpoint == "chat" else read_image_request
         named = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         async with asyncio.timeout(HANG_S):
-            await self.services.pipeline.serve(endpoint, read, [*_headers(key), *named], read_body, answer)
+            await self.services.pipeline.serve(endpoint, read, [*_headers(key), *named], answer)
         return answer
 
     # What came of it

@@ -104,7 +104,7 @@ async def test_an_undisturbed_call_goes_to_the_model_it_names(tmp_path: Path) ->
         )
         # A token for each of eight bytes, framing of two messages, and the output named.
         assert admitted.hold.amount_nano_usd == (8 + 16) * 100_000 + 10 * 1_000_000
-        assert orjson.loads(admitted.body)["model"] == "echo"
+        assert orjson.loads(admitted.outgoing.body)["model"] == "echo"
         assert await at.limit("budget_hard_usd_per_month") == (0, admitted.hold.amount_nano_usd)
         assert await at.limit("budget_usd_per_month") == (0, expected(100, 10))
 
@@ -203,7 +203,7 @@ async def test_an_open_call_shrinks_to_what_is_left_of_the_quota(tmp_path: Path)
     async with desk(tmp_path, quota_usd_per_month="0.02") as at:
         admitted = await at.admit(chat("bottom"))
         assert admitted.clamped_to == 1_997
-        assert orjson.loads(admitted.body)["max_completion_tokens"] == 1_997
+        assert orjson.loads(admitted.outgoing.body)["max_completion_tokens"] == 1_997
         assert admitted.hold.amount_nano_usd == 24_000 + 1_997 * 10_000
         decision = decision_json(admitted.hold.decision)
         assert decision is not None
@@ -224,13 +224,13 @@ async def test_an_explicit_bound_is_admitted_whole_or_not_at_all(tmp_path: Path)
         with pytest.raises(PolicyDenied):
             await at.admit(chat("bottom", max_tokens=1_998))
         admitted = await at.admit(chat("bottom", max_tokens=1_997))
-        assert (admitted.clamped_to, orjson.loads(admitted.body)["max_tokens"]) == (None, 1_997)
+        assert (admitted.clamped_to, orjson.loads(admitted.outgoing.body)["max_tokens"]) == (None, 1_997)
 
 
 async def test_an_explicit_bound_above_the_models_cap_is_lowered_to_it(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         admitted = await at.admit(chat("bottom", max_tokens=1_000_000))
-        assert orjson.loads(admitted.body)["max_tokens"] == 4_096
+        assert orjson.loads(admitted.outgoing.body)["max_tokens"] == 4_096
         assert admitted.hold.amount_nano_usd == 24_000 + 4_096 * 10_000
 
 

@@ -33,7 +33,7 @@ def row(stream_usage: Any = "inject") -> ProviderRow:
 
 
 def sent(raw: bytes, stream_usage: Any = "inject") -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(read_chat_request(raw).upstream_body(MODEL, row(stream_usage)))
+    parsed: dict[str, Any] = json.loads(read_chat_request(raw).outgoing(MODEL, row(stream_usage)).body)
     return parsed
 
 

@@ -76,7 +76,7 @@ def report(text: int, output: int, **fields: Any) -> dict[str, Any]:
 
 
 def sent(request: ImageRequest, to: Model = PREMIUM) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(request.upstream_body(to, ROW))
+    parsed: dict[str, Any] = json.loads(request.outgoing(to, ROW).body)
     return parsed
 
 
@@ -139,7 +139,7 @@ def sent(request: ImageRequest, to: Model = PREMIUM) -> dict[str, Any]:
 )
 def test_a_body_is_refused_with_what_to_change(raw: bytes, code: str, param: str | None) -> None:
     with pytest.raises(RequestError) as caught:
-        read_image_request(raw).upstream_body(PREMIUM, ROW)
+        read_image_request(raw).outgoing(PREMIUM, ROW)
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, param)
 
 
@@ -181,7 +181,7 @@ def test_by_the_image_it_is_exact_before_the_call(fields: dict[str, Any], varian
     request, price = asked(n=n, **fields), PREMIUM.price
     assert request.variant(PREMIUM) == variant
     assert request.worst_case(PREMIUM, price) == request.estimate(PREMIUM, price).expected == n * each * CENT
-    assert request.unfinished_usage(PREMIUM) == Usage(image_units=n)
+    assert request.unfinished_usage(PREMIUM) == Usage(pieces=n)
 
 
 def test_a_creators_own_price_is_taken_for_the_models_size_and_quality() -> None:
@@ -243,7 +243,7 @@ def test_by_tokens_the_worst_case_is_a_token_a_byte_and_the_longest_images() -> 
     assert request.variant(BY_TOKENS) == "auto/auto"
     assert request.worst_case(BY_TOKENS, price) >= 100 * INPUT + 2_000 * OUTPUT
     assert request.estimate(BY_TOKENS, price).expected == 25 * INPUT + 2_000 * OUTPUT
-    assert request.unfinished_usage(BY_TOKENS) == Usage(uncached_input=25, image_output=2_000, image_units=2)
+    assert request.unfinished_usage(BY_TOKENS) == Usage(uncached_input=25, image_output=2_000, pieces=2)
 
 
 @given(st.text(min_size=1, max_size=200), st.integers(1, 10))
@@ -370,7 +370,7 @@ def test_a_cheaper_model_priced_by_tokens_chooses_size_and_quality_itself() -> N
 def test_by_the_image_what_came_back_is_what_it_costs(entries: list[Any], count: int) -> None:
     metered = asked(n=4, quality="hd").meter(answer(*entries, usage=report(10**6, 10**6)), PREMIUM, ROW)
     assert metered is not None
-    assert metered.usage == Usage(image_units=count)
+    assert metered.usage == Usage(pieces=count)
     assert (metered.source, metered.cost_nano_usd) == ("provider", count * 8 * CENT)
     assert (metered.images, metered.flags, metered.variant) == (count, (), "1024x1024/hd")
 
@@ -390,7 +390,7 @@ def test_an_answer_without_a_list_of_images_is_none(wrong: dict[str, Any], serve
 def test_by_tokens_the_report_counts() -> None:
     metered = asked(model="tokens", n=2).meter(answer(IMAGE, IMAGE, usage=report(4, 544)), BY_TOKENS, ROW)
     assert metered is not None
-    assert metered.usage == Usage(uncached_input=4, image_output=544, image_units=2)
+    assert metered.usage == Usage(uncached_input=4, image_output=544, pieces=2)
     assert (metered.source, metered.cost_nano_usd) == ("provider", 4 * INPUT + 544 * OUTPUT)
     assert (metered.images, metered.flags, metered.variant) == (2, (), "auto/auto")
 
@@ -411,7 +411,7 @@ def test_by_tokens_without_a_report_that_can_be_true_the_written_rule_counts(
 ) -> None:
     metered = asked(model="tokens", n=2).meter(answer(IMAGE, usage=usage), BY_TOKENS, ROW)
     assert metered is not None
-    assert metered.usage == Usage(uncached_input=3, image_output=1_000, image_units=1)
+    assert metered.usage == Usage(uncached_input=3, image_output=1_000, pieces=1)
     assert (metered.source, metered.images, metered.flags) == ("estimated", 1, flags)
     assert metered.cost_nano_usd == 3 * INPUT + 1_000 * OUTPUT
 

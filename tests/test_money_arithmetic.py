@@ -158,8 +158,8 @@ async def test_no_amount_is_ever_stored_as_anything_but_an_integer(tmp_path: Pat
         await gateway.services.credits.refund(painted.request_id, amount_usd="0.000000001")
         await gateway.services.credits.adjust("acme", "quota", amount_usd="-0.123456789")
         for table, columns in (
-            ("entries", "cost_nano_usd charge_nano_usd payer_amount uncached_input text_output image_units"),
-            ("usage_daily", "cost_nano_usd charge_nano_usd payer_amount uncached_input text_output image_units calls"),
+            ("entries", "cost_nano_usd charge_nano_usd payer_amount uncached_input text_output pieces"),
+            ("usage_daily", "cost_nano_usd charge_nano_usd payer_amount uncached_input text_output pieces calls"),
             ("credit_grants", "credits expires_at"),
         ):
             for column in columns.split():
@@ -221,7 +221,7 @@ async def test_images_abandoned_on_the_way_take_credits_for_those_that_came_back
         answer.is_gone = True
         assert (await gateway.view(key))["credits"]["held"] == 12
         await task
-        columns = "outcome, usage_source, image_units, cost_nano_usd, charge_nano_usd, payer, payer_amount"
+        columns = "outcome, usage_source, pieces, cost_nano_usd, charge_nano_usd, payer, payer_amount"
         assert gateway.entries(columns) == [("client_gone", "provider", 2, 40_000_000, 0, "credits", 6)]
         assert (await gateway.view(key))["credits"]["left"] == 14
 

@@ -13,6 +13,7 @@ from structlog.typing import EventDict
 from gateway.app import Services, open_services
 from gateway.chat import read_chat_request
 from gateway.config import Settings
+from gateway.model_request import ModelRequest
 from gateway.responder import Header
 from tests.ledger.books import count, rows
 
@@ -84,10 +85,10 @@ class Gateway:
         messages = [{"role": "user", "content": "go on"}]
         body = orjson.dumps({"model": "halting", "stream": True, "messages": messages})
 
-        async def read_body() -> bytes:
-            return body
+        async def read() -> ModelRequest:
+            return read_chat_request(body)
 
-        call = self.services.pipeline.serve("chat", read_chat_request, self._headers, read_body, client)
+        call = self.services.pipeline.serve("chat", read, self._headers, client)
         return asyncio.get_running_loop().create_task(call)
 
     def entries(self) -> list[tuple[object, ...]]:

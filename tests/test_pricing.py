@@ -77,7 +77,7 @@ PLAIN = Price("v", input=150_000, output=600_000)
         pytest.param(Usage(cache_write=3), PLAIN, 450, id="cache write without a rate costs the input rate"),
         pytest.param(Usage(reasoning=3), PLAIN, 1_800, id="reasoning without a rate costs the output rate"),
         pytest.param(Usage(uncached_input=9), Price("v", input=0, output=0), 0, id="an explicit zero is a price"),
-        pytest.param(Usage(image_units=3), Price("v", images={"*/*": 3 * 10**9}), 9_000_000, id="images at one price"),
+        pytest.param(Usage(pieces=3), Price("v", images={"*/*": 3 * 10**9}), 9_000_000, id="images at one price"),
         pytest.param(Usage(uncached_input=10), Price("v", input=20_000), 200, id="an embedding needs no output rate"),
     ],
 )
@@ -85,7 +85,7 @@ def test_cost_is_what_the_price_list_says(usage: Usage, price: Price, nano_usd: 
     assert cost_nano_usd(usage, price) == nano_usd
 
 
-@pytest.mark.parametrize("bucket", ["audio_input", "audio_output", "image_input", "image_output", "image_units"])
+@pytest.mark.parametrize("bucket", ["audio_input", "audio_output", "image_input", "image_output", "pieces"])
 def test_media_without_a_rate_is_refused_by_name(bucket: str) -> None:
     with pytest.raises(UnpricedUsage) as raised:
         cost_nano_usd(Usage(**{bucket: 1}), PLAIN)
@@ -101,7 +101,7 @@ def test_media_without_a_rate_is_refused_by_name(bucket: str) -> None:
         ("cache_write", Price("v", cached_input=1, output=1)),
         ("text_output", Price("v", input=1)),
         ("reasoning", Price("v", input=1)),
-        ("image_units", Price("v", images={"1024x1024/hd": 5})),
+        ("pieces", Price("v", images={"1024x1024/hd": 5})),
     ],
 )
 def test_a_kind_of_token_without_any_rate_is_refused(bucket: str, price: Price) -> None:
@@ -286,19 +286,19 @@ IMAGES = Price("v", images={"1024x1024/hd": 80 * 10**9, "1024x1024/*": 40 * 10**
     ],
 )
 def test_images_are_priced_by_size_and_quality(variant: str, images: int, nano_usd: int) -> None:
-    assert cost_nano_usd(Usage(image_units=images), IMAGES, variant) == nano_usd
+    assert cost_nano_usd(Usage(pieces=images), IMAGES, variant) == nano_usd
     anything = replace(IMAGES, images={**(IMAGES.images or {}), "*/*": 1_000})
-    assert cost_nano_usd(Usage(image_units=images), anything, variant) == nano_usd
-    assert cost_nano_usd(Usage(image_units=7), anything, "512x512/low") == 7
+    assert cost_nano_usd(Usage(pieces=images), anything, variant) == nano_usd
+    assert cost_nano_usd(Usage(pieces=7), anything, "512x512/low") == 7
     either = Price("v", images={"*/hd": 2_000, "1x1/*": 1_000})
-    assert cost_nano_usd(Usage(image_units=1), either, "1x1/hd") == 1
+    assert cost_nano_usd(Usage(pieces=1), either, "1x1/hd") == 1
 
 
 @pytest.mark.parametrize("price", [IMAGES, PLAIN, replace(IMAGES, image_output=1)])
 def test_an_image_without_a_price_is_refused(price: Price) -> None:
-    with pytest.raises(UnpricedUsage, match=r"image_units of 1792x1024/standard") as raised:
-        cost_nano_usd(Usage(image_units=1), price, "1792x1024/standard")
-    assert (raised.value.bucket, raised.value.variant) == ("image_units", "1792x1024/standard")
+    with pytest.raises(UnpricedUsage, match=r"pieces of 1792x1024/standard") as raised:
+        cost_nano_usd(Usage(pieces=1), price, "1792x1024/standard")
+    assert (raised.value.bucket, raised.value.variant) == ("pieces", "1792x1024/standard")
 
 
 BY_EITHER = Price("v", input=5_000_000, output=7_000_000, image_output=30_000_000, images={"1x1/*": 1_500})
@@ -307,9 +307,9 @@ BY_EITHER = Price("v", input=5_000_000, output=7_000_000, image_output=30_000_00
 @pytest.mark.parametrize(
     ("usage", "variant", "nano_usd"),
     [
-        pytest.param(Usage(4, image_output=272, image_units=2), "1x1/hd", 3, id="by the piece, and nothing for tokens"),
+        pytest.param(Usage(4, image_output=272, pieces=2), "1x1/hd", 3, id="by the piece, and nothing for tokens"),
         pytest.param(Usage(4, image_output=272), "1x1/hd", 0, id="by the piece, and none came back"),
-        pytest.param(Usage(4, image_output=272, image_units=2), "2x2/hd", 8_180_000, id="another size by its tokens"),
+        pytest.param(Usage(4, image_output=272, pieces=2), "2x2/hd", 8_180_000, id="another size by its tokens"),
         pytest.param(Usage(4, text_output=2, image_output=272), "", 8_194_000, id="no call for images"),
     ],
 )
@@ -319,9 +319,9 @@ def test_an_image_is_paid_once_by_the_piece_or_by_its_tokens(usage: Usage, varia
 
 def test_images_told_in_tokens_need_no_price_by_the_piece() -> None:
     price = Price("v", input=5_000_000, image_output=30_000_000)
-    assert cost_nano_usd(Usage(image_output=1_000, image_units=2), price, "1x1/hd") == 30_000_000
-    with pytest.raises(UnpricedUsage, match="image_units"):
-        cost_nano_usd(Usage(uncached_input=10, image_units=2), price, "1x1/hd")
+    assert cost_nano_usd(Usage(image_output=1_000, pieces=2), price, "1x1/hd") == 30_000_000
+    with pytest.raises(UnpricedUsage, match="pieces"):
+        cost_nano_usd(Usage(uncached_input=10, pieces=2), price, "1x1/hd")
 
 
 def model(price: Price, image_default: str | None = None) -> Model:
@@ -362,7 +362,7 @@ def test_a_request_for_images_means_one_row_of_the_table(
 def test_a_request_for_images_that_no_row_prices_is_refused(
     price: Price, size: str | None, quality: str | None
 ) -> None:
-    with pytest.raises(UnpricedUsage, match="image_units"):
+    with pytest.raises(UnpricedUsage, match="pieces"):
         resolve_image_variant(price, model(price), size, quality)
 
 

@@ -8,6 +8,7 @@ import pytest
 from gateway.calls import Call
 from gateway.providers.base import UpstreamFailure
 from gateway.pump import Pump
+from gateway.relay import Guard
 from gateway.responder import Header
 from gateway.streaming import SseRelay
 
@@ -106,7 +107,7 @@ class Stream:
         self.exchange = Scripted(*pieces)
         self.client = client or Recorder()
         self.call = Call("chat")
-        self.relay = SseRelay(strip_usage=True, event_bytes_max=1_000, redact=lambda event: event)
+        self.relay = SseRelay(Guard(1_000, lambda event: event), strip_usage=True)
         self._pump = Pump(self.call, self.relay, self.client, HEADERS, bytes_max=bytes_max)
 
     async def run(self) -> None:

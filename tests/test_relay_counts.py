@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.relay import Guard
 from gateway.streaming import SseRelay
 
 HALVES = (b'data: {"x":"\n\n', b'data: forty characters of delivered text here"}\n\n')
@@ -22,7 +23,7 @@ NO_OBJECTS = {
 
 
 def relay() -> SseRelay:
-    return SseRelay(strip_usage=True, event_bytes_max=2**20, redact=lambda event: event)
+    return SseRelay(Guard(2**20, lambda event: event), strip_usage=True)
 
 
 def counted_at_the_end(events: Sequence[bytes]) -> int:
@@ -78,7 +79,7 @@ def test_only_as_many_choices_as_were_asked_for_make_a_stream_complete() -> None
         choice = {"index": index, "delta": {}, "finish_reason": "stop"}
         return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
-    two = SseRelay(strip_usage=True, event_bytes_max=2**20, redact=lambda event: event, choices=2)
+    two = SseRelay(Guard(2**20, lambda event: event), strip_usage=True, choices=2)
     two.feed(finished(0))
     assert not two.is_complete
     two.feed(finished(0))

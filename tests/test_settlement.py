@@ -54,7 +54,7 @@ def admitted(
 
 
 def pictures(returned: int) -> Metered:
-    usage = Usage(image_units=returned)
+    usage = Usage(pieces=returned)
     return Metered(usage, "provider", returned * 20_000_000, (), "1024x1024/hd", returned)
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.streaming import EventTooLarge, SseRelay, text_bytes
+from gateway.relay import EventTooLarge, Guard
+from gateway.streaming import SseRelay, text_bytes
 
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -32,7 +33,7 @@ class Relayed:
     """All that a relay says of a stream cut into `parts`."""
 
     def __init__(self, parts: Iterable[bytes], *, strip_usage: bool = True) -> None:
-        relay = SseRelay(strip_usage=strip_usage, event_bytes_max=1_000_000, redact=lambda e: e.replace(b"KEY", b"***"))
+        relay = SseRelay(Guard(1_000_000, lambda e: e.replace(b"KEY", b"***")), strip_usage=strip_usage)
         self.sent = b"".join(relay.feed(part) for part in parts)
         self.sent += relay.finish()
         self.held = relay.held_back()
@@ -201,7 +202,7 @@ def test_what_a_message_says_is_counted_in_bytes(message: object, size: int) -> 
 
 
 def test_an_endless_event_is_refused() -> None:
-    relay = SseRelay(strip_usage=True, event_bytes_max=1_000, redact=lambda event: event)
+    relay = SseRelay(Guard(1_000, lambda event: event), strip_usage=True)
     for _ in range(9):
         assert relay.feed(b"data: " + b"x" * 100) == b""
     with pytest.raises(EventTooLarge):

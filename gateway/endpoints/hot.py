@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.calls import new_request_id
 from gateway.endpoints import error_response
-from gateway.errors import RequestError
+from gateway.errors import GatewayError, RequestError
 from gateway.front import CYCLE, FrontResponder
 from gateway.model_request import ModelRequest
 from gateway.pipeline import Pipeline
@@ -21,14 +21,18 @@ class ModelEndpoint(ABC):
     endpoint: ClassVar[str]
     """The word the catalog, the ledger and plans use."""
 
-    @staticmethod
-    @abstractmethod
-    def read_request(raw: bytes) -> ModelRequest:
-        """The checked request in a body. Raises `RequestError`."""
-
     def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
         self._pipeline = pipeline
         self._body_bytes_max = body_bytes_max
+
+    @abstractmethod
+    async def read(self, headers: list[Header], receive: Receive) -> ModelRequest:
+        """The checked request. Raises `RequestError`."""
+
+    @staticmethod
+    def error_shape(error: GatewayError) -> bytes:
+        """An error as this path's clients expect it."""
+        return error.body()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
@@ -38,12 +42,24 @@ class ModelEndpoint(ABC):
         client = scope.get("client")
         await self._pipeline.serve(
             self.endpoint,
-            self.read_request,
+            lambda: self.read(headers, receive),
             headers,
-            lambda: read_body(headers, receive, self._body_bytes_max),
             FrontResponder(scope.pop(CYCLE)),  # the cycle holds the scope; the scope need not hold the cycle
             client[0] if client else "",
+            self.error_shape,
         )
+
+
+class JsonEndpoint(ModelEndpoint):
+    """A path whose body is JSON and says all there is to know."""
+
+    @staticmethod
+    @abstractmethod
+    def read_request(raw: bytes) -> ModelRequest:
+        """The checked request in a body. Raises `RequestError`."""
+
+    async def read(self, headers: list[Header], receive: Receive) -> ModelRequest:
+        return self.read_request(await read_body(headers, receive, self._body_bytes_max))
 
 
 async def read_body(headers: list[Header], receive: Receive, bytes_max: int) -> bytes:

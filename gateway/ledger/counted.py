@@ -33,7 +33,7 @@ _STREAM_ROWS = 5_000
 _DECISIONS = 50
 """Enough to find one that a budget had a say in, and little enough to read for every creator it sent elsewhere."""
 _NONE = ""
-_TOKENS = tuple(name for name in Usage._fields if name != "image_units")
+_TOKENS = tuple(name for name in Usage._fields if name != "pieces")
 
 _LIMITS_ID = func.coalesce(virtual_keys.c.limits_id, virtual_keys.c.id)
 """Under which key's id a key's own limits are counted: a rotated key goes on with those of its predecessor."""

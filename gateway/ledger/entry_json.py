@@ -124,7 +124,7 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, int]:
         "reasoning_tokens": usage.reasoning,
         "audio_output_tokens": usage.audio_output,
         "image_output_tokens": usage.image_output,
-        "images": usage.image_units,
+        "images": usage.pieces,
     }
 
 

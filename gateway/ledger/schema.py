@@ -297,6 +297,75 @@ price_rows = _table(
     PrimaryKeyConstraint("model", "version"),
 )
 
+responses = _table(
+    "responses",  # what the Responses API is asked for again: whose it is, and what it said
+    Column("id", Text, primary_key=True),  # `resp_...`: ours, or the provider's own
+    _text("account_id"),
+    _text("creator"),
+    _text("model"),  # that served it
+    _text("provider"),  # that keeps it; empty where the gateway does
+    _text("status"),
+    _text("previous_id", default=""),
+    _text("conversation_id", default=""),
+    _number("context_tokens"),  # input and output together: what a follow-up begins with
+    _instant("created_at"),
+    _text("body"),  # JSON: the response; empty where the provider keeps it
+    _text("input"),  # JSON list: the items it was asked with; likewise
+    Index(None, "creator", "id"),
+)
+
+conversations = _table(
+    "conversations",
+    Column("id", Text, primary_key=True),
+    _text("account_id"),
+    _text("creator"),
+    _text("metadata", default="{}"),
+    _instant("created_at"),
+    Index(None, "creator", "id"),
+)
+
+conversation_items = _table(
+    "conversation_items",
+    _text("conversation_id", ForeignKey("conversations.id", ondelete="CASCADE")),
+    _number("position"),  # rising, with gaps where items were deleted
+    _text("id"),
+    _text("body"),  # JSON: the item
+    PrimaryKeyConstraint("conversation_id", "position"),
+    UniqueConstraint("conversation_id", "id"),
+)
+
+generations = _table(
+    "generations",  # images a creator had made: the history, one row an image
+    Column("id", Text, primary_key=True),
+    _text("account_id"),
+    _text("creator"),
+    _text("request_id"),  # of the ledger entry that paid for it
+    _number("position"),  # among the images of its request, from 0
+    _text("endpoint"),
+    _text("model"),
+    _text("provider"),
+    _text("prompt"),  # cut to what fits a list
+    _text("revised_prompt", default=""),
+    _text("variant", default=""),  # size/quality
+    _text("asset_id", default=""),  # where the gateway keeps the image
+    _flag("is_selected"),
+    _instant("created_at"),
+    Index(None, "creator", "id"),
+    UniqueConstraint("request_id", "position"),
+)
+
+assets = _table(
+    "assets",  # files the gateway keeps: what is in the store under `id`
+    Column("id", Text, primary_key=True),
+    _text("account_id"),
+    _text("creator"),
+    _text("content_type"),
+    _number("size_bytes"),
+    _text("sha256"),
+    _instant("created_at"),
+    Index(None, "creator"),
+)
+
 meta = _table("meta", Column("key", Text, primary_key=True), _text("value"))
 
 HOLD_COLUMNS = tuple(column.name for column in holds.columns)

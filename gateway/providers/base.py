@@ -46,13 +46,18 @@ def _nothing() -> None:
 
 class UpstreamRequest(NamedTuple):
     path: str
-    """Below the provider's base URL, e.g. `/chat/completions`."""
+    """Below the provider's base URL, e.g. `/chat/completions`: OpenAI's, also for providers that have others."""
     body: bytes
     is_streaming: bool
     deadlines: Deadlines
     request_id: str
     on_dial: Callable[[], None] = _nothing
     """Called right before the first byte of the request is written."""
+    content_type: str = "application/json"
+    method: str = "POST"
+    headers: tuple[tuple[str, str], ...] = ()
+    """What an endpoint's own clients may say to its provider (`anthropic-beta`): names in lower case, values checked by
+    the endpoint. Providers that translate look at none of it."""
 
 
 class Exchange(Protocol):

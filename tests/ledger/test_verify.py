@@ -117,7 +117,7 @@ async def test_tokens_that_the_own_price_does_not_know_are_owed_at_cost(database
 async def test_the_variant_is_part_of_the_price(database: Database, path: Path) -> None:
     images = Price(version="3", images={"1024x1024/hd": 80_000_000_000, "1024x1024/standard": 40_000_000_000})
     await database.record_prices({MODEL: images})
-    route, usage = Route(MODEL, "openai", "3", "credits", "credit"), Usage(image_units=2)
+    route, usage = Route(MODEL, "openai", "3", "credits", "credit"), Usage(pieces=2)
     free = {"charge_nano_usd": 0, "payer_amount": 8, "route": route, "usage": usage}
     await database.ledger.post([entry("i1", changes={**free, "variant": "1024x1024/hd", "cost_nano_usd": 160_000_000})])
     await database.ledger.post(
