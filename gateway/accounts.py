@@ -66,7 +66,10 @@ class Accounts:
         *,
         wall_clock: Callable[[], float] = time.time,
         seed_windows: SeedWindows | None = None,
+        forget: Sequence[Callable[[str], Awaitable[None]]] = (),
     ) -> None:
+        """`forget` erases what else is kept of a creator who is deleted."""
+        self._forget = forget
         self._seed_windows = seed_windows
         self._database = database
         self._plans = plans
@@ -154,6 +157,8 @@ class Accounts:
         rows, _ = await self._commit(*statements.erase_creator(id, self._now_ms()), creator=id)
         if not rows:
             raise _no_creator()
+        for erase in self._forget:  # asked for again, what failed here is done again
+            await erase(id)
         return {"id": id, "deleted": True}
 
     # Virtual keys

@@ -12,32 +12,38 @@ Nothing is owed before the end of it: whatever is wrong here simply leaves as an
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from gateway.answers import denied, limit_headers, refused
+from gateway.attempts import Attempts, client_waits_s
 from gateway.attribution import Labels, client_request_id, read_labels
 from gateway.calls import Call
 from gateway.catalog import Catalog, Model, Price, ProviderRow
 from gateway.counters.base import CounterStore, LimitState, Refused, Taken
 from gateway.decision import Step, decision_text
-from gateway.errors import NotFound, PolicyDenied, RequestError
-from gateway.ledger.records import Attribution, Hold, Ledger, Route
+from gateway.errors import NotFound, PolicyDenied, RequestError, UpstreamError
+from gateway.ledger.records import Attribution, Entry, Hold, Ledger, Route
 from gateway.metrics import Metrics
 from gateway.model_request import ModelRequest, Outgoing
 from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
 from gateway.providers.base import Provider
 from gateway.responder import Header
+from gateway.routing import Deployments
 from policies import access, decide, payer, quota, rate_limit, token_rate
 from policies import types as policy_types
 from policies.types import UNLIMITED, Account, Deny, DowngradeChoice, LimitGroup
+
+if TYPE_CHECKING:
+    from gateway.settlement import Settlement
 
 _log = structlog.get_logger()
 
 RecordPrice = Callable[[str, Price], Awaitable[None]]
 """Keeps a price row under its version, so that entries priced by it can be computed again."""
 _CHARGED_PRICES_KEPT = 10_000
+_FOR_EVER_S = 1e9
 _NO_CALL = policy_types.Call("", "", "", "", "", 0, 0)
 """Goes to no provider, so that only what counts for all of them is looked at."""
 _PAYER_UNITS = frozenset({"nano_usd", "image", "credit"})
@@ -54,6 +60,8 @@ class Offer(NamedTuple):
     call: policy_types.Call
     credits_each: int | None
     """Credits per image, or per call on endpoints without images."""
+    fallbacks: "tuple[Offer, ...]" = ()
+    """The same on the model's other deployments, in the order they are tried. `call` covers the dearest of all."""
 
 
 @dataclass(slots=True)
@@ -69,11 +77,18 @@ class Admitted:
     outgoing: Outgoing
     """What the provider is sent; let go of once it is."""
     charge_price: Price
-    credits_each: int | None = None
+    credits_each: int | None
+    route: Route
+    """Who serves it, at which price: the hold's, until another deployment takes over."""
+    offers: Sequence[Offer]
+    """One for each deployment that may be tried."""
+    attempts: Attempts
     clamped_to: int | None = None
     """Output tokens a choice may have, where the hold had to shrink."""
     upstream_request_id: str = ""
     status: int = 0
+    paid: "list[tuple[Entry, Settlement]]" = field(default_factory=list)
+    """Attempts that cost something and were followed by another."""
 
 
 class Preview(NamedTuple):
@@ -96,6 +111,8 @@ class _Course:
     now: datetime
     choice: DowngradeChoice
     offer: Offer
+    model: Model
+    """The requested one, or the one a downgrade led to; the offer names the deployment."""
     steps: list[Step] = field(default_factory=list)
     overruled: tuple[str, ...] = ()
 
@@ -113,15 +130,19 @@ class Admission:
         *,
         catalog: Callable[[], Catalog],
         providers: Mapping[str, Provider],
+        deployments: Deployments,
         counters: CounterStore,
         ledger: Ledger,
         metrics: Metrics,
         record_price: RecordPrice,
+        attempts_max: int = 1,
         is_observing: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog = catalog
         self._providers = providers
+        self._deployments = deployments
+        self._attempts_max = attempts_max
         self._counters = counters
         self._ledger = ledger
         self._metrics = metrics
@@ -145,8 +166,7 @@ class Admission:
         # One instant for the policies' periods, the hold and the entry: a call belongs to one month only.
         now = call.admitted_at = self._clock()
         model = _resolve(catalog, request)
-        charge_price = model.price if not account.plan.prices else await self._charge_price(account, model)
-        course = _begin(account, headers, request, model, charge_price, address, now)
+        course = await self._begin(account, headers, request, model, address, now)
         # Written before anything is taken: what cannot be written is the caller's to mend.
         outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
         taken = await self._take(call.request_id, course, catalog)
@@ -165,7 +185,16 @@ class Admission:
             # Nothing was dialled: what was taken must not stay taken, whatever is wrong with us.
             await self._counters.release(call.request_id)
             raise
-        request.body = {}  # it is in `outgoing` now, and need not be kept twice
+        offer = course.offer
+        offers = (offer, *offer.fallbacks)
+        attempts = Attempts(
+            len(offers),
+            attempts_max=self._attempts_max,
+            retries=course.model.retries,
+            ends_at=call.started_at + (client_waits_s(headers) or _FOR_EVER_S),
+        )
+        if not attempts.may_go_on and request.checked(model) is None:
+            request.body = {}  # it is in `outgoing` now, and need not be kept twice
         return Admitted(
             request,
             model,
@@ -174,9 +203,24 @@ class Admission:
             hold,
             taken.states,
             outgoing,
-            course.offer.charge_price,
-            course.offer.credits_each,
+            offer.charge_price,
+            offer.credits_each,
+            hold.route,
+            offers,
+            attempts,
             clamped_to,
+        )
+
+    def go_on(self, admitted: Admitted) -> None:
+        """To the deployment that the call's attempts name now."""
+        offer = admitted.offers[admitted.attempts.index]
+        model = offer.model
+        row = self._catalog().providers[model.provider]
+        admitted.outgoing = admitted.request.outgoing(model, row)
+        admitted.model, admitted.row, admitted.provider = model, row, self._providers[model.provider]
+        admitted.charge_price, admitted.credits_each = offer.charge_price, offer.credits_each
+        admitted.route = admitted.hold.route._replace(
+            served_model=model.name, provider=model.provider, price_version=model.price.version
         )
 
     def require_model(self, request: ModelRequest) -> None:
@@ -196,8 +240,7 @@ class Admission:
         catalog = self._catalog()
         read_labels(headers, request.body)
         model = _resolve(catalog, request)
-        charge_price = model.price if not account.plan.prices else await self._charge_price(account, model)
-        course = _begin(account, headers, request, model, charge_price, address, self._clock())
+        course = await self._begin(account, headers, request, model, address, self._clock())
         try:
             taken = await self._take(None, course, catalog)
         except PolicyDenied as denial:
@@ -205,6 +248,43 @@ class Admission:
         if isinstance(taken, Refused):
             return Preview(course.offer, (taken.state,), course.steps, None, refused(taken, course.now.timestamp()))
         return Preview(course.offer, taken.states, course.steps, _clamp(request, course.offer, taken), None)
+
+    async def _begin(
+        self,
+        account: Account,
+        headers: Mapping[bytes, bytes],
+        request: ModelRequest,
+        model: Model,
+        address: str,
+        now: datetime,
+    ) -> _Course:
+        choice = _choice(model, headers)
+        try:
+            offer = await self._offer(account, request, model, address, choice)
+        except UnpricedUsage:
+            raise _unpriced(model) from None
+        return _Course(request, account, address, now, choice, offer, model)
+
+    async def _offer(
+        self, account: Account, request: ModelRequest, model: Model, address: str, choice: DowngradeChoice
+    ) -> Offer:
+        """What the call may cost on whichever deployment of `model` serves it.
+
+        Raises `UnpricedUsage`, `RequestError` for a feature without a price, `UpstreamError` where no deployment is well.
+        """
+        places = self._deployments.order(model, account.creator)
+        if len(places) > 1:
+            # What one of them keeps for this creator, or only some can read, is asked of those.
+            places = [place for place in places if request.fits(place)] or places
+        if len(places) == 1:
+            (place,) = places
+            charge_price = place.price if not account.plan.prices else await self._charge_price(account, place)
+            return _offer(account, request, place, charge_price, address, choice, model)
+        offers = [
+            _offer(account, request, place, await self._charge_price(account, place), address, choice, model)
+            for place in places[: self._attempts_max]
+        ]
+        return offers[0]._replace(call=_dearest([offer.call for offer in offers]), fallbacks=tuple(offers[1:]))
 
     async def _charge_price(self, account: Account, model: Model) -> Price:
         """What the account owes by, kept for `verify` before any entry may name it."""
@@ -263,13 +343,13 @@ class Admission:
         if offer is None:
             course.stay()
             return
-        names = course.offer.model.name, offer.model.name
+        names = course.offer.call.model, offer.call.model
         course.steps.append(Step(*names, limit.name, state.settled, state.held, limit.capacity))
-        course.choice, course.offer = offer.call.downgrade, offer
+        course.choice, course.offer, course.model = offer.call.downgrade, offer, catalog.models[offer.call.model]
 
     async def _cheaper(self, course: _Course, catalog: Catalog) -> Offer | None:
         """The call on the nearest model along `downgrade_to` that can do it; None where there is none."""
-        for target in _chain(catalog, course.offer.model):
+        for target in _chain(catalog, course.model):
             choice: DowngradeChoice = "possible" if target.downgrade_to else "impossible"
             if _can_serve(target, course.request) and (offer := await self._try(course, target, choice)):
                 return offer
@@ -277,10 +357,9 @@ class Admission:
 
     async def _try(self, course: _Course, target: Model, choice: DowngradeChoice) -> Offer | None:
         """What the call would be on `target`; None where it has no price for it, or the account may not use it."""
-        charge_price = await self._charge_price(course.account, target)
         try:
-            offer = _offer(course.account, course.request, target, charge_price, course.address, choice)
-        except (UnpricedUsage, RequestError):
+            offer = await self._offer(course.account, course.request, target, course.address, choice)
+        except (UnpricedUsage, RequestError, UpstreamError):
             return None
         is_denied = isinstance(access.decide(offer.call, course.account, course.now), Deny)
         return None if is_denied else offer
@@ -317,23 +396,6 @@ class Admission:
         self._metrics.refused(endpoint, code)
 
 
-def _begin(
-    account: Account,
-    headers: Mapping[bytes, bytes],
-    request: ModelRequest,
-    model: Model,
-    charge_price: Price,
-    address: str,
-    now: datetime,
-) -> _Course:
-    choice = _choice(model, headers)
-    try:
-        offer = _offer(account, request, model, charge_price, address, choice)
-    except UnpricedUsage:
-        raise _unpriced(model) from None
-    return _Course(request, account, address, now, choice, offer)
-
-
 def _offer(
     account: Account,
     request: ModelRequest,
@@ -341,8 +403,10 @@ def _offer(
     charge_price: Price,
     address: str,
     choice: DowngradeChoice,
+    named: Model,
 ) -> Offer:
-    """Raises `UnpricedUsage`, or `RequestError` for a feature without a price."""
+    """On one deployment, `model`, of the model `named`. Raises `UnpricedUsage`, or `RequestError` for a feature without
+    a price."""
     price, credits_each = model.price, model.credits
     cost, cost_min, expected, tokens = estimated = request.estimate(model, price)
     if account.plan.prices:
@@ -355,9 +419,9 @@ def _offer(
         (
             request.endpoint,
             request.model,
-            model.name,
+            named.name,
             model.provider,
-            model.tier,
+            named.tier,
             estimated[0],
             cost,
             expected,
@@ -370,7 +434,22 @@ def _offer(
             choice,
         ),
     )
-    return _made(Offer, (model, charge_price, call, credits_each))
+    return _made(Offer, (model, charge_price, call, credits_each, ()))
+
+
+def _dearest(calls: Sequence[policy_types.Call]) -> policy_types.Call:
+    """The first of the calls with the largest amounts of all: whichever is made, it fits."""
+    least = [call.charge_min_nano_usd for call in calls], [call.cost_min_nano_usd for call in calls]
+    in_credits = [call.credits for call in calls if call.credits is not None]
+    return calls[0]._replace(
+        charge_nano_usd=max(call.charge_nano_usd for call in calls),
+        cost_nano_usd=max(call.cost_nano_usd for call in calls),
+        expected_nano_usd=max(call.expected_nano_usd for call in calls),
+        tokens=max(call.tokens for call in calls),
+        charge_min_nano_usd=None if None in least[0] else max(filter(None, least[0])),
+        cost_min_nano_usd=None if None in least[1] else max(filter(None, least[1])),
+        credits=max(in_credits, default=None),
+    )
 
 
 def _can_serve(model: Model, request: ModelRequest) -> bool:
@@ -428,8 +507,9 @@ def _clamp(request: ModelRequest, offer: Offer, taken: Taken) -> int | None:
     clamped_to: int | None = None
     for limit, _, _, _, share in taken.states:
         if share < limit.amount:
-            price = offer.charge_price if limit.unit == "nano_usd" else offer.model.price
-            clamped_to = request.clamp(offer.model, price, share) or clamped_to
+            for each in (offer, *offer.fallbacks):
+                price = each.charge_price if limit.unit == "nano_usd" else each.model.price
+                clamped_to = request.clamp(each.model, price, share) or clamped_to
     return clamped_to
 
 
@@ -437,7 +517,9 @@ def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: 
     """The money set aside, and what is booked if this process dies."""
     account, request, offer = course.account, course.request, course.offer
     model, charge_price, wanted = offer.model, offer.charge_price, offer.call
-    amount = wanted.cost_nano_usd if clamped_to is None else request.worst_case(model, model.price)
+    amount = wanted.cost_nano_usd
+    if clamped_to is not None:
+        amount = max(request.worst_case(each.model, each.model.price) for each in (offer, *offer.fallbacks))
     orphan = request.unfinished_usage(model)
     variant = request.variant(model)
     orphan_cost = cost_nano_usd(orphan, model.price, variant)

@@ -27,11 +27,21 @@ _PASSED_HEADERS = (
     ("openai-processing-ms", b"openai-processing-ms"),
     ("openai-version", b"openai-version"),
     ("x-request-id", b"x-upstream-request-id"),
+    ("request-id", b"x-upstream-request-id"),  # Anthropic's word for it
 )
 _PASSED_ERROR_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry")
 _SAFE_VALUE_CHARS_MAX = 256
 _WORD_CHARS_MAX = 64
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|xai|gsk|AIza)[-_][A-Za-z0-9_\-*]{8,}|\bAIza[A-Za-z0-9_\-]{20,}|Bearer\s+\S+")
+_REQUEST_STATUSES = frozenset({400, 413, 422})
+_TOO_LONG = re.compile(
+    r"maximum context length|context[ _]length|context window|prompt is too long|input is too long|too many (?:input )?tokens"
+    r"|input token count.{0,40}exceeds|exceeds? the (?:model's |maximum )?(?:context|number of tokens|input)",
+    re.IGNORECASE,
+)
+"""How OpenAI, Anthropic, Gemini, vLLM, Groq, Mistral and Bedrock say that a prompt does not fit, as of 2026-11."""
+_OPERATOR_CODES = frozenset({"insufficient_quota", "invalid_api_key"})
+"""Also with another status: Google answers a bad key with 400."""
 _OPERATOR_STATUSES = frozenset({401, 402, 403})
 
 _RATELIMIT_UNITS = {
@@ -118,7 +128,7 @@ def upstream_headers(headers: dict[str, str]) -> list[Header]:
 
 
 def upstream_request_id(headers: dict[str, str]) -> str:
-    return _safe(headers, "x-request-id") or ""
+    return _safe(headers, "x-request-id") or _safe(headers, "request-id") or ""
 
 
 def denied(deny: Deny) -> PolicyDenied:
@@ -185,7 +195,8 @@ def provider_refusal(
 ) -> tuple[GatewayError, bytes]:
     """The error and the body a client gets for a provider's answer of 300 or more."""
     error = _error_of(body)
-    if status in _OPERATOR_STATUSES or (error and "insufficient_quota" in (error.get("code"), error.get("type"))):
+    said_codes = {error.get("code"), error.get("type")} if error else set()
+    if status in _OPERATOR_STATUSES or not _OPERATOR_CODES.isdisjoint(said_codes):
         unavailable = UpstreamError(
             "The provider cannot be used right now; the operator of this gateway has to look after it.",
             code="provider_unavailable",
@@ -197,7 +208,13 @@ def provider_refusal(
     message = redact(str(said.get("message") or "The provider answered with an error."), provider_key)
     kind = _word(said.get("type"), provider_key) or "upstream_error"
     code, param = _word(said.get("code"), provider_key), _word(said.get("param"), provider_key)
-    refusal = UpstreamError(message, status=status, type=kind, code=code, headers=passed)
+    if status in _REQUEST_STATUSES and (code == "context_length_exceeded" or _TOO_LONG.search(message)):
+        # Clients shorten their prompt when they read this code; providers say it in many ways.
+        status, kind, code = 400, "invalid_request_error", "context_length_exceeded"
+        param = param or "messages"
+    elif status == 529:  # Anthropic's word for an overload; SDKs and proxies know 503
+        status = 503
+    refusal = UpstreamError(message, status=status, type=kind, code=code, param=param, headers=passed)
     return refusal, error_body(message, kind, code, param)
 
 

@@ -7,7 +7,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.accounts import Accounts
 from gateway.addresses import Networks, trusted_networks
 from gateway.admission import Admission
+from gateway.assets.library import AssetBounds, Library
+from gateway.assets.links import AssetLinks, public_base_url
+from gateway.assets.opening import open_asset_store
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.calls import Calls
 from gateway.catalog import Catalog, Price, ProviderRow
@@ -28,30 +31,67 @@ from gateway.counters.memory import MemoryCounters
 from gateway.counters.rebuild import rebuild_counters
 from gateway.counters.window_seeds import seed_new_windows, windows_added
 from gateway.credits import Credits
-from gateway.endpoints import EXCEPTION_HANDLERS, estimate, health, me, models
+from gateway.endpoints import (
+    EXCEPTION_HANDLERS,
+    assets,
+    conversations,
+    estimate,
+    generations,
+    health,
+    me,
+    messages,
+    models,
+    providers,
+    responses,
+)
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
 from gateway.endpoints.chat_completions import ChatCompletions
+from gateway.endpoints.completions import Completions
+from gateway.endpoints.embeddings import Embeddings
 from gateway.endpoints.guard import CreatorOnly, RequestLog
+from gateway.endpoints.hot import ModelEndpoint
+from gateway.endpoints.image_edits import ImageEdits
+from gateway.endpoints.image_variations import ImageVariations
 from gateway.endpoints.images import ImageGenerations
+from gateway.endpoints.messages import Messages
+from gateway.endpoints.moderations import Moderations
+from gateway.endpoints.responses import Responses
+from gateway.endpoints.speech import Speech
+from gateway.endpoints.transcriptions import Transcriptions
+from gateway.endpoints.translations import Translations
+from gateway.kept_images import KeptImages
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
 from gateway.live import Changes, Live
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
+from gateway.providers.anthropic import Anthropic
 from gateway.providers.base import Provider
+from gateway.providers.fal import Fal
+from gateway.providers.gemini import Gemini
 from gateway.providers.mock import MockProvider
 from gateway.providers.openai_compatible import OpenAICompatible
-from gateway.secrets import load_secrets
+from gateway.responses.state import ResponseStore
+from gateway.routing import Deployments
+from gateway.secrets import Secrets, load_secrets
 from gateway.tasks import spawn
 from policies.types import Plan
 
 _log = structlog.get_logger()
 
 DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
+    "anthropic": Anthropic,
+    "fal": Fal,
+    "gemini": Gemini,
     "mock": MockProvider,
     "openai": OpenAICompatible,
 }
 """A provider is one module and one line here."""
+
+_ENDPOINTS = (ChatCompletions, Completions, Embeddings, Moderations, Speech, Transcriptions, Translations, Messages)
+_IMAGE_ENDPOINTS = (ImageGenerations, ImageEdits, ImageVariations)
+"""An endpoint is one module and one word here."""
+_CREATOR_MODULES = (models, providers, me, estimate, messages, responses, conversations, generations)
 
 _WATCH_EVERY_S = 1.0
 _EXPIRE_EVERY_S = 60
@@ -78,8 +118,13 @@ class Services:
     trusted_proxies: Networks
     calls: Calls
     metrics: Metrics
+    deployments: Deployments
     admission: Admission
     pipeline: Pipeline
+    providers: Mapping[str, Provider]
+    provider_keys: Mapping[str, str]
+    kept_images: KeptImages
+    response_store: ResponseStore
     clock: Clock
 
     @property
@@ -112,6 +157,7 @@ class Services:
         }
 
     def is_ready(self) -> bool:
+        """Whether calls are taken. A provider in trouble does not end that: other models may be well."""
         return all(state == "ok" for state in self.readiness().values())
 
     def state(self) -> dict[str, Any]:
@@ -134,6 +180,11 @@ class Services:
             "admin_authenticator": self.admin_authenticator,
             "metrics": self.metrics,
             "readiness": self.readiness,
+            "deployments": self.deployments,
+            "providers": self.providers,
+            "provider_keys": self.provider_keys,
+            "kept_images": self.kept_images,
+            "response_store": self.response_store,
         }
 
 
@@ -154,7 +205,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         database = await Database.open(settings.database_path, settings=settings, instance_id=instance_id)
         stack.push_async_callback(database.close)
         await _book_crashed(database)
-        await database.record_prices({model.name: model.price for model in live.catalog.models.values()})
+        await database.record_prices(live.catalog.prices())
         counters = MemoryCounters(wall_clock=wall_clock)
         authenticator = Authenticator(database, live.plans, secrets, wall_clock=wall_clock)
         credit_book = Credits(
@@ -170,7 +221,10 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         async def seed_windows(fields: Collection[str], creators: Collection[str]) -> None:
             await seed_new_windows(counters, database, fields=fields, creators=creators, now=clock())
 
-        providers, keys = await _open_providers(live.catalog, settings, stack)
+        provider_objects, keys = await _open_providers(live.catalog, settings, stack)
+        kept_images = _open_kept_images(settings, secrets, database, wall_clock)
+        stack.push_async_callback(kept_images.close)
+        response_store = ResponseStore(database, wall_clock=wall_clock)
         calls = Calls(settings.calls_max)
         services: Services
         metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
@@ -178,13 +232,18 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         async def record_price(model: str, price: Price) -> None:
             await database.record_prices({model: price})
 
+        deployments = Deployments(
+            failures_max=settings.circuit_failures_max, open_s=settings.circuit_open_s, clock=time.monotonic
+        )
         admission = Admission(
             catalog=lambda: live.catalog,
-            providers=providers,
+            providers=provider_objects,
+            deployments=deployments,
             counters=counters,
             ledger=database.ledger,
             metrics=metrics,
             record_price=record_price,
+            attempts_max=settings.attempts_max,
             is_observing=settings.policy_mode == "observe",
             clock=clock,
         )
@@ -194,7 +253,13 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             database=database,
             counters=counters,
             accounts=Accounts(
-                database, live.plans, secrets, authenticator, wall_clock=wall_clock, seed_windows=seed_windows
+                database,
+                live.plans,
+                secrets,
+                authenticator,
+                wall_clock=wall_clock,
+                seed_windows=seed_windows,
+                forget=(response_store.forget, kept_images.forget),
             ),
             credits=credit_book,
             authenticator=authenticator,
@@ -202,10 +267,12 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             trusted_proxies=trusted_proxies,
             calls=calls,
             metrics=metrics,
+            deployments=deployments,
             admission=admission,
             pipeline=Pipeline(
                 settings=settings,
                 admission=admission,
+                deployments=deployments,
                 provider_keys=keys,
                 authenticator=authenticator,
                 counters=counters,
@@ -214,6 +281,10 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
                 metrics=metrics,
                 trusted_proxies=trusted_proxies,
             ),
+            providers=provider_objects,
+            provider_keys=keys,
+            kept_images=kept_images,
+            response_store=response_store,
             clock=clock,
         )
         if orphaned := await services.accounts.orphaned_plans():
@@ -225,18 +296,24 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
 
 def build_app(services: Services) -> ASGIApp:
     """The public app: hot paths first, then health, then everything that needs a key."""
-    creator_routes = [*models.routes, *me.routes, *estimate.routes]
-    pages = Starlette(routes=[*health.routes, *creator_routes, *admin_routes()], exception_handlers=EXCEPTION_HANDLERS)
+    creator_routes = [route for module in _CREATOR_MODULES for route in module.routes]
+    pages = Starlette(
+        routes=[*health.routes, *assets.routes, *creator_routes, *admin_routes()],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
     pages.router.redirect_slashes = False
     pages.add_middleware(CreatorOnly)
     pages.add_middleware(AdminOnly)
     pages.add_middleware(RequestLog)
     for name, value in services.state().items():
         setattr(pages.state, name, value)
-    hot: Mapping[str, ASGIApp] = {
-        endpoint.path: endpoint(services.pipeline, services.settings.body_bytes_max)
-        for endpoint in (ChatCompletions, ImageGenerations)
-    }
+    pipeline, bytes_max = services.pipeline, services.settings.body_bytes_max
+    endpoints: Sequence[ModelEndpoint] = [
+        *(endpoint(pipeline, bytes_max) for endpoint in _ENDPOINTS),
+        *(endpoint(pipeline, bytes_max, services.kept_images) for endpoint in _IMAGE_ENDPOINTS),
+        Responses(pipeline, bytes_max, services.response_store),
+    ]
+    hot: Mapping[str, ASGIApp] = {endpoint.path: endpoint for endpoint in endpoints}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await hot.get(scope.get("path", ""), pages)(scope, receive, send)
@@ -260,6 +337,28 @@ async def _open_providers(
             provider = providers[row.name] = DIALECTS[row.dialect](row, keys[row.name], settings)
             stack.push_async_callback(provider.close)
     return providers, keys
+
+
+def _open_kept_images(
+    settings: Settings, secrets: Secrets, database: Database, wall_clock: Callable[[], float]
+) -> KeptImages:
+    access, secret = settings.assets_s3_access_key, settings.assets_s3_secret_key
+    store = open_asset_store(
+        settings.assets_url,
+        settings.data_dir,
+        endpoint=settings.assets_s3_endpoint,
+        region=settings.assets_s3_region,
+        access_key=access.get_secret_value() if access else None,
+        secret_key=secret.get_secret_value() if secret else None,
+    )
+    bounds = AssetBounds(settings.asset_bytes_max, settings.creator_assets_bytes_max, settings.assets_bytes_max)
+    links = AssetLinks(
+        secrets.hasher("asset-links"),
+        public_base_url(settings.public_url, settings.host, settings.port),
+        ttl_s=settings.asset_url_ttl_s,
+    )
+    library = Library(database, store, bounds, wall_clock=wall_clock)
+    return KeptImages(database, library, links, keeps_history=settings.generation_history)
 
 
 async def _book_crashed(database: Database) -> None:

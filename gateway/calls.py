@@ -71,6 +71,10 @@ class Call:
         """The provider is about to be written to."""
         self._is_dialled = True
 
+    def forget_dial(self) -> None:
+        """The attempt failed at no cost; until the next one dials, nothing counts as sent."""
+        self._is_dialled = False
+
     @property
     def is_cancelled(self) -> bool:
         """The server gave the call up, without a reason of ours."""

@@ -5,12 +5,13 @@ allowed but deserves a look (a model without a price or a cap) is told by `lint_
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 from urllib.parse import urlsplit
 
+from gateway.deployment_rows import DeploymentRow, read_deployments
 from gateway.price_rows import (
     CREDITS_MAX,
     IMAGE_VARIANT,
@@ -20,16 +21,17 @@ from gateway.price_rows import (
     TOKENS_MAX,
     Price,
     read_price,
+    row_of,
 )
 from gateway.toml_file import Table, TomlFile
 
 __all__ = [
     "DIALECTS",
-    "DIALECTS_TO_COME",
     "ENDPOINTS",
     "PICO_PER_NANO",
     "PRICE_FIELDS",
     "Catalog",
+    "Deployment",
     "MaxTokensField",
     "Model",
     "Price",
@@ -43,10 +45,8 @@ __all__ = [
 StreamUsage = Literal["inject", "always", "never"]
 MaxTokensField = Literal["max_completion_tokens", "max_tokens"]
 
-DIALECTS = frozenset({"openai", "mock"})
+DIALECTS = frozenset({"openai", "anthropic", "gemini", "fal", "litellm", "mock"})
 """What the gateway can speak to a provider."""
-DIALECTS_TO_COME = frozenset({"fal"})
-"""Known, not spoken yet: such a provider may be listed, but its models must say `active = false`."""
 ENDPOINTS = frozenset(
     """
     chat completions embeddings images image_edits image_variations speech transcriptions translations moderations
@@ -54,6 +54,7 @@ ENDPOINTS = frozenset(
     """.split()
 )
 _MODELS_MAX = 10_000
+_RETRIES_MAX = 5
 _PROVIDERS_MAX = 1_000
 
 _WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -121,10 +122,25 @@ class Model:
     """`size/quality` of an image where a request names none."""
     image_output_tokens_max: int | None = None
     """The most tokens one image is, of a model whose images are priced by tokens."""
+    deployments: "tuple[Deployment, ...]" = ()
+    """Where its calls go; empty: to `provider` alone."""
+    sticky: bool = False
+    """Calls of one creator go to the same deployment as long as it is well."""
+    retries: int = 0
+    """How often the gateway itself asks again where all deployments refused; SDKs do so, too."""
+    route: str = ""
+    """Of a deployment with a name and prices of its own: the model whose deployment it is."""
+
+    @property
+    def asked_as(self) -> str:
+        """The name a request has for it: its own, or that of the model whose deployment it is."""
+        return self.route or self.name
 
     def missing_prices(self, endpoint: str) -> tuple[str, ...]:
         """Keys of the prices without which a call of `endpoint` is refused as unpriced; empty when all are there."""
-        if endpoint == "images" and self.price.images:
+        if endpoint in _IMAGE_ENDPOINTS and self.price.images:
+            return ()
+        if getattr(self.price, _PIECE_NEEDED.get(endpoint, ""), None) is not None:
             return ()
         missing = [f"{name}_usd_per_mtok" for name in _PRICES_NEEDED[endpoint] if getattr(self.price, name) is None]
         if endpoint in _IMAGE_ENDPOINTS and self.image_output_tokens_max is None:
@@ -132,7 +148,17 @@ class Model:
         return tuple(missing)
 
 
-_IMAGE_ENDPOINTS = frozenset({"images", "image_edits"})
+class Deployment(NamedTuple):
+    """One of the places that serve a model."""
+
+    model: Model
+    """With the provider, the provider's model and the price of this place. Its name is what is booked as served: that of
+    the model itself, or of another one."""
+    weight: int = 1
+    """Its share of the calls; 0: only when the others fail."""
+
+
+_IMAGE_ENDPOINTS = frozenset({"images", "image_edits", "image_variations"})
 _PRICES_NEEDED: Mapping[str, tuple[str, ...]] = {
     "chat": ("input", "output"),
     "completions": ("input", "output"),
@@ -142,9 +168,17 @@ _PRICES_NEEDED: Mapping[str, tuple[str, ...]] = {
     "moderations": ("input",),
     "images": ("input", "image_output"),
     "image_edits": ("input", "image_input", "image_output"),
+    "image_variations": ("input", "image_input", "image_output"),
     "speech": ("input", "audio_output"),
-    "transcriptions": ("audio_input", "output"),
+    "transcriptions": ("input", "audio_input", "output"),
+    "translations": ("input", "audio_input", "output"),
 }
+_PIECE_NEEDED: Mapping[str, str] = {
+    "speech": "character",
+    "transcriptions": "audio_second",
+    "translations": "audio_second",
+}
+"""The one price that will do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +190,22 @@ class Catalog:
     def with_keys(self, lookup: Callable[[str], str | None]) -> "Catalog":
         """The catalog in which a model is inactive if its provider names an `api_key_env` that `lookup` finds unset."""
         keyless = {row.name for row in self.providers.values() if row.api_key_env and not lookup(row.api_key_env)}
-        models = {
-            name: replace(model, active=False) if model.active and model.provider in keyless else model
-            for name, model in self.models.items()
-        }
+        models = {name: _without(model, keyless) for name, model in self.models.items()}
         return Catalog(self.version, self.providers, models)
+
+    def prices(self) -> Iterable[tuple[str, Price]]:
+        """Every price an entry may name, with the name of the model served; some more than once."""
+        for model in self.models.values():
+            yield model.name, model.price
+            yield from ((each.model.name, each.model.price) for each in model.deployments)
+
+
+def _without(model: Model, keyless: Collection[str]) -> Model:
+    """The model without the deployments that have no key; inactive when none is left."""
+    if not model.deployments:
+        return replace(model, active=False) if model.active and model.provider in keyless else model
+    left = tuple(each for each in model.deployments if each.model.provider not in keyless and each.model.active)
+    return replace(model, deployments=left) if left else replace(model, active=False)
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
@@ -174,6 +219,8 @@ def load_catalog(path: Path | None = None) -> Catalog:
     }
     rows = root.tables("models", count_max=_MODELS_MAX)
     models = {name: _model(name, table, version, providers) for name, table in rows.items()}
+    deployments = {name: read_deployments(table) for name, table in rows.items()}
+    models = {name: _with_deployments(model, deployments, models, providers) for name, model in models.items()}
     _check_downgrades(rows, models)
     file.finish()
     return Catalog(version, providers, models)
@@ -227,7 +274,7 @@ def _downgrade_doubts(model: Model, target: Model) -> Iterable[str]:
 
 
 def _is_dearer(one: Price, other: Price) -> bool:
-    """Whether anything costs more at `one`: a token of a short or long prompt, or an image."""
+    """Whether anything costs more at `one`: a token of a short or long prompt, an image, a second, a character."""
     longest = TOKENS_MAX + 1
     long, other_long = one.at(longest), other.at(longest)
     pairs = [
@@ -235,6 +282,8 @@ def _is_dearer(one: Price, other: Price) -> bool:
         (one.output, other.output),
         (long.input, other_long.input),
         (long.output, other_long.output),
+        (one.audio_second, other.audio_second),
+        (one.character, other.character),
         *((one.image_pico_usd(variant), pico_usd) for variant, pico_usd in (other.images or {}).items()),
     ]
     return any(theirs is not None and ours is not None and theirs > ours for theirs, ours in pairs)
@@ -252,8 +301,8 @@ def _provider(name: str, table: Table) -> ProviderRow:
     if not _WORD.fullmatch(name):
         table.fault(f"a provider's name must match {_WORD.pattern}")
     dialect = table.text("dialect", default=None)
-    if dialect and dialect not in DIALECTS | DIALECTS_TO_COME:
-        table.fault(f"unknown dialect; known are {', '.join(sorted(DIALECTS | DIALECTS_TO_COME))}", "dialect")
+    if dialect and dialect not in DIALECTS:
+        table.fault(f"unknown dialect; known are {', '.join(sorted(DIALECTS))}", "dialect")
     stream_usage = table.text("stream_usage") or "inject"
     if stream_usage not in get_args(StreamUsage):
         table.fault(f"must be one of {', '.join(get_args(StreamUsage))}", "stream_usage")
@@ -340,20 +389,17 @@ def _fixed_headers(table: Table) -> dict[str, str]:
     return {name: value for name, value in data.items() if isinstance(value, str)}
 
 
-_MODEL_KEYS = frozenset(Model.__dataclass_fields__.keys() - {"name", "price"} | PRICE_KEYS)
+_MODEL_KEYS = frozenset(Model.__dataclass_fields__.keys() - {"name", "price", "route"} | PRICE_KEYS)
 
 
 def _model(name: str, table: Table, version: str, providers: Mapping[str, ProviderRow]) -> Model:
     table.refuse_unknown(_MODEL_KEYS)
     if not name.isprintable() or not 1 <= len(name) <= 200 or name != name.strip():
         table.fault("a model's name must be 1 to 200 printable characters without spaces around them")
-    provider = table.text("provider", default=None)
-    active = table.flag("active", default=True)
-    row = providers.get(provider)
-    if row is None and provider:
+    # What deployments say need not be said twice.
+    provider = table.text("provider", default="" if table.data.get("deployments") else None)
+    if provider and provider not in providers:
         table.fault(f"there is no [providers.{provider}]", "provider")
-    if row is not None and row.dialect in DIALECTS_TO_COME and active:
-        table.fault(f"the gateway does not speak the dialect {row.dialect} yet: say active = false")
     tier = table.text("tier") or "standard"
     if not _WORD.fullmatch(tier):
         table.fault(f"must match {_WORD.pattern}", "tier")
@@ -366,7 +412,7 @@ def _model(name: str, table: Table, version: str, providers: Mapping[str, Provid
         price=price,
         display_name=table.text("display_name"),
         description=table.text("description", chars_max=2000),
-        active=active,
+        active=table.flag("active", default=True),
         tier=tier,
         context_tokens_max=table.count("context_tokens_max", at_least=1, at_most=TOKENS_MAX),
         output_tokens_max=table.count("output_tokens_max", at_least=1, at_most=TOKENS_MAX),
@@ -376,7 +422,60 @@ def _model(name: str, table: Table, version: str, providers: Mapping[str, Provid
         source=table.text("source", chars_max=1000),
         image_default=_image_default(table, price),
         image_output_tokens_max=table.count("image_output_tokens_max", at_least=1, at_most=TOKENS_MAX),
+        sticky=table.flag("sticky", default=False),
+        retries=table.count("retries", at_least=0, at_most=_RETRIES_MAX) or 0,
     )
+
+
+def _with_deployments(
+    model: Model,
+    rows: Mapping[str, Sequence[DeploymentRow]],
+    models: Mapping[str, Model],
+    providers: Mapping[str, ProviderRow],
+) -> Model:
+    """`model` with its deployments; what its own row leaves out is what the first of them says."""
+    found: list[Deployment] = []
+    for row in rows[model.name]:
+        if row.model:
+            if row.model not in models or row.model == model.name:
+                row.table.fault(f'there is no other [models."{row.model}"]', "model")
+            elif rows[row.model]:
+                row.table.fault(f'[models."{row.model}"] has deployments itself: name those', "model")
+            elif lacking := sorted(model.endpoints - models[row.model].endpoints):
+                row.table.fault(f'[models."{row.model}"] does not serve {", ".join(lacking)}', "model")
+            else:
+                found.append(Deployment(replace(models[row.model], route=model.name), row.weight))
+        elif row.provider not in providers:
+            row.table.fault(f"there is no [providers.{row.provider}]", "provider")
+        else:
+            place = replace(
+                model,
+                provider=row.provider,
+                upstream_model=row.upstream_model or model.upstream_model,
+                price=_price_of(model, row),
+            )
+            found.append(Deployment(place, row.weight))
+    if not found:
+        return model
+    first = found[0].model
+    caps = [each.model.output_tokens_max for each in found]
+    rooms = [each.model.context_tokens_max for each in found]
+    return replace(
+        model,
+        deployments=tuple(found),
+        provider=model.provider or first.provider,
+        price=model.price if row_of(model.price) else first.price,
+        # What all of them can do.
+        capabilities=model.capabilities or frozenset.intersection(*(each.model.capabilities for each in found)),
+        output_tokens_max=model.output_tokens_max or (None if None in caps else min(filter(None, caps))),
+        context_tokens_max=model.context_tokens_max or (None if None in rooms else min(filter(None, rooms))),
+    )
+
+
+def _price_of(model: Model, row: DeploymentRow) -> Price:
+    if not row.has_price:
+        return model.price
+    return read_price(model.name, row.table, model.price.version.rpartition(".")[0])
 
 
 def _image_default(table: Table, price: Price) -> str | None:

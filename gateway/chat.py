@@ -31,6 +31,7 @@ from gateway.request_fields import (
     wrong,
 )
 from gateway.streaming import SseRelay, utf8_bytes
+from gateway.structured import REPAIR_TOKENS_MAX, StructuredOutput
 from gateway.usage import Usage
 
 CHOICES_MAX = 128
@@ -41,7 +42,7 @@ MODEL_NAME_CHARS_MAX = 200
 # What one part may cost in tokens, where it cannot be read off its size. Dearest cases: a high-detail image on
 # gpt-4o-mini (2 833 + 8 tiles of 5 667, OpenAI's vision guide), a 100-page PDF at 1 500 tokens a page, an hour of audio
 # at 32 tokens a second (Gemini's audio guide).
-_PART_TOKENS = {
+PART_TOKENS = {
     "image_url": 50_000,
     "input_image": 50_000,
     "file": 150_000,
@@ -51,7 +52,7 @@ _PART_TOKENS = {
 _IMAGE_PARTS = frozenset({"image_url", "input_image"})
 _TOKENS_MAX = 2**63 - 1
 _TEXT_PART = frozenset({"type", "text"})
-_MESSAGE_TOKENS = 8
+MESSAGE_TOKENS = 8
 """Framing of one message: role and separators."""
 
 _KNOWN = frozenset(
@@ -104,6 +105,8 @@ class ChatRequest(PlainRequest):
     wants_audio_output: bool = False
     service_tier: str = ""
     """Asked for by name; empty where the caller left it to the provider."""
+    structured: StructuredOutput | None = None
+    """The schema the answer has to match, if there is one."""
 
     endpoint: ClassVar[str] = "chat"
     path: ClassVar[str] = "/chat/completions"
@@ -143,7 +146,7 @@ class ChatRequest(PlainRequest):
 
     def input_tokens_max(self, model: Model) -> int:
         """A bound no tokenizer passes: a token per byte, framing, and the dearest case of every other part."""
-        bound = self.text_bytes + _MESSAGE_TOKENS * (self.message_count + 1) + self.part_tokens
+        bound = self.text_bytes + MESSAGE_TOKENS * (self.message_count + 1) + self.part_tokens
         return min(bound, model.context_tokens_max or CONTEXT_TOKENS_DEFAULT)
 
     def output_tokens_max(self, model: Model) -> int:
@@ -151,8 +154,14 @@ class ChatRequest(PlainRequest):
         cap = model.output_tokens_max or OUTPUT_TOKENS_DEFAULT
         return min(self.max_tokens or self.clamped_to or cap, cap) * self.choices
 
+    def checked(self, model: Model) -> "ChatRequest | None":
+        """Itself, where the gateway has to see to it that the answer of `model` matches the schema."""
+        return self if self.structured is not None and "json_schema" not in model.capabilities else None
+
     def worst_case(self, model: Model, price: Price) -> int:
         self._refuse_unpriced(price)
+        if self.checked(model) is not None:
+            return self._bound_of_two(model, price)
         return self._bound(price, self.input_tokens_max(model), self.output_tokens_max(model))
 
     def estimate(self, model: Model, price: Price) -> Estimate:
@@ -164,12 +173,14 @@ class ChatRequest(PlainRequest):
         likely_output = min(bound or OUTPUT_TOKENS_EXPECTED, cap) * choices
         usage = _made(Usage, (likely_input, 0, 0, 0, 0, likely_output, 0, 0, 0, 0))
         tier = self.service_tier if self.service_tier and price.knows_tier(self.service_tier) else ""
+        expected = cost_nano_usd(usage, price, tier)
+        if self.structured is not None and self.checked(model) is not None:
+            return Estimate(self._bound_of_two(model, price), None, expected, likely_input + likely_output)
         input_most = self.input_tokens_max(model)
         smallest = None
         if bound is None and cap > OUTPUT_TOKENS_LEAST:
             smallest = self._bound(price, input_most, OUTPUT_TOKENS_LEAST * choices)
         worst = self._bound(price, input_most, self.output_tokens_max(model))
-        expected = cost_nano_usd(usage, price, tier)
         return _made(Estimate, (worst, smallest, expected, likely_input + likely_output))
 
     def _refuse_unpriced(self, price: Price) -> None:
@@ -199,6 +210,16 @@ class ChatRequest(PlainRequest):
             self.clamped_to = least
         return self.clamped_to
 
+    def _bound_of_two(self, model: Model, price: Price) -> int:
+        """A checked answer and its repair, which reads the first answer and what was wrong with it."""
+        assert self.structured is not None  # noqa: S101 -- only asked where it is
+        self.structured.prepare()
+        room = model.context_tokens_max or CONTEXT_TOKENS_DEFAULT
+        output_tokens = self.output_tokens_max(model)
+        first = min(self.input_tokens_max(model) + self.structured.instruction_bytes + MESSAGE_TOKENS, room)
+        second = min(first + output_tokens + REPAIR_TOKENS_MAX, room)
+        return self._bound(price, first, output_tokens) + self._bound(price, second, output_tokens)
+
     def _bound(self, price: Price, input_tokens: int, output_tokens: int) -> int:
         return worst_case_nano_usd(
             price,
@@ -222,7 +243,18 @@ class ChatRequest(PlainRequest):
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         for field in row.drop_fields:
             body.pop(field, None)
+        if self.structured is not None and self.checked(model) is not None:
+            body = self.structured.instruct(body)
+            for field in ("stream", "stream_options"):
+                body.pop(field, None)  # it is checked before the client sees any of it
+            return Outgoing(self.path, dump_body(body))
         return _made(Outgoing, (self.path, dump_body(body), "application/json", (), self.is_streaming))
+
+    def repair(self, model: Model, row: ProviderRow, answer: Mapping[str, Any], flaw: str) -> Outgoing:
+        """The request once more, with the answer that does not match its schema and why."""
+        assert self.structured is not None  # noqa: S101 -- only asked where it is
+        first = self.outgoing(model, row)
+        return first._replace(body=dump_body(self.structured.repair(orjson.loads(first.body), answer, flaw)))
 
     def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
         return ChatRelay(guard, self, model, row) if content_type.startswith("text/event-stream") else None
@@ -294,6 +326,9 @@ def _read_other_fields(request: ChatRequest) -> None:
     request.service_tier = read_short_text(body, "service_tier")
     request.wants_audio_output = body.get("modalities") not in (None, ["text"]) or body.get("audio") is not None
     # Tools, schemas, and whatever a provider may take for input that we do not know.
+    response_format = body.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
+        request.structured = StructuredOutput(response_format)
     for field in body.keys() - _NO_INPUT:
         request.text_bytes += len(orjson.dumps(body[field]))
 
@@ -333,8 +368,8 @@ def _measure_part(request: ChatRequest, part: object) -> None:
     if not isinstance(part, dict):
         raise wrong("messages[].content", "must hold objects with a `type`")
     kind = part.get("type")
-    if isinstance(kind, str) and kind in _PART_TOKENS:
-        request.part_tokens += _PART_TOKENS[kind]
+    if isinstance(kind, str) and kind in PART_TOKENS:
+        request.part_tokens += PART_TOKENS[kind]
         request.has_audio_input |= kind == "input_audio"
         request.has_images |= kind in _IMAGE_PARTS
     elif part.keys() == _TEXT_PART and isinstance(part["text"], str):

@@ -45,6 +45,29 @@ class Settings(BaseSettings):
     )
     redis_url: SecretStr | None = Field(None, description="Reserved for shared counters; not supported yet.")
 
+    public_url: str | None = Field(
+        None, description="What clients reach the gateway by, for URLs of images. Unset: `http://host:port`."
+    )
+    assets_url: str | None = Field(
+        None,
+        description="Where images are kept: `file:///folder`, `s3://bucket/prefix` or `off`. Unset: `assets` in the data folder.",
+    )
+    assets_s3_endpoint: str | None = Field(
+        None, description="An S3-compatible server other than AWS: `https://host[:port]`."
+    )
+    assets_s3_region: str = Field("us-east-1", description="Region of the bucket.")
+    assets_s3_access_key: SecretStr | None = Field(None, description="Access key of the bucket.")
+    assets_s3_secret_key: SecretStr | None = Field(None, description="Secret key of the bucket.")
+    asset_url_ttl_s: int = Field(3_600, ge=1, le=604_800, description="How long the URL of an image is good.")
+    asset_bytes_max: int = Field(32 * 2**20, ge=1024, description="Largest image that is kept.")
+    creator_assets_bytes_max: int = Field(
+        2**30, ge=1024, description="Images of one creator together; above it the oldest go."
+    )
+    assets_bytes_max: int = Field(10 * 2**30, ge=1024, description="Images of all creators together; likewise.")
+    generation_history: bool = Field(
+        True, description="Whether prompts and models of images are kept for `/v1/generations`."
+    )
+
     body_bytes_max: int = Field(32 * 2**20, ge=1024, description="Largest request body; above it 413.")
     answer_bytes_max: int = Field(64 * 2**20, ge=1024, description="Largest buffered (non-streamed) answer.")
     answers_bytes_max: int = Field(512 * 2**20, ge=1024, description="All buffered answers of the process together.")
@@ -57,6 +80,13 @@ class Settings(BaseSettings):
     first_byte_timeout_s: float = Field(300.0, gt=0, description="From the request sent to the answer's first byte.")
     idle_timeout_s: float = Field(120.0, gt=0, description="Longest silence inside an answer.")
     total_timeout_s: float = Field(900.0, gt=0, description="A whole upstream call.")
+    attempts_max: int = Field(
+        3, ge=1, le=10, description="Attempts at most for one call, the first included, before a byte is relayed."
+    )
+    circuit_failures_max: int = Field(
+        5, ge=0, description="Failures in a row after which a deployment is not tried for a while; 0: never."
+    )
+    circuit_open_s: float = Field(15.0, gt=0, description="How long it is then not tried, but for one call at a time.")
     gone_grace_s: float = Field(
         1.0, ge=0, description="How long a stream is read on after its client left, in case the usage is about to come."
     )

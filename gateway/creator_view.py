@@ -21,7 +21,7 @@ _FORECAST_FROM = timedelta(hours=1)
 """The first hour of a month says little about the rest of it: spending is taken to have lasted at least so long."""
 _CALL_FIELDS = (
     "request_id attempt final endpoint requested_model served_model downgrade_reason feature agent tags metadata "
-    "input_tokens cached_input_tokens cache_write_tokens output_tokens reasoning_tokens images "
+    "input_tokens cached_input_tokens cache_write_tokens output_tokens reasoning_tokens images audio_seconds characters "
     "cost_nano_usd cost_usd charge_nano_usd charge_usd payer payer_unit payer_amount "
     "usage_source outcome flags error status cached is_streaming latency_ms ttft_ms admitted_at created_at"
 ).split()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gateway.admission import Admitted
 from gateway.answers import upstream_failed
 from gateway.calls import Call
-from gateway.errors import DO_NOT_RETRY, GatewayError, StoreError
+from gateway.errors import DO_NOT_RETRY, GatewayError, StoreError, UpstreamError
 from gateway.ledger.records import Outcome
 from gateway.metering import NOTHING, Ending, Metered
 from gateway.providers.base import FailureKind, UpstreamFailure
@@ -59,6 +59,14 @@ def of_interrupt(call: Call, admitted: Admitted) -> Ending:
     if call.interrupted_by == "client_gone":
         return Ending(metered, "client_gone")
     return Ending(metered, "aborted", _draining())
+
+
+def schema_mismatch() -> UpstreamError:
+    return UpstreamError(
+        "The model's answer does not match the JSON schema of this request, and it did not mend it when asked to.",
+        code="schema_mismatch",
+        headers=DO_NOT_RETRY,
+    )
 
 
 def internal_error() -> GatewayError:

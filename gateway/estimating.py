@@ -6,15 +6,24 @@ from typing import Any
 from gateway.admission import Admission, Preview
 from gateway.answers import limit_json
 from gateway.chat import read_chat_request
+from gateway.completions import read_completion_request
+from gateway.embeddings import read_embeddings_request
 from gateway.errors import RequestError
 from gateway.images import read_image_request
 from gateway.model_request import ModelRequest
+from gateway.moderations import read_moderations_request
 from gateway.pricing import price_shown, usd
 from policies import payer
 from policies.types import Account
 
-READERS: Mapping[str, Callable[[bytes], ModelRequest]] = {"chat": read_chat_request, "images": read_image_request}
-"""How a body of each endpoint is read."""
+READERS: Mapping[str, Callable[[bytes], ModelRequest]] = {
+    "chat": read_chat_request,
+    "completions": read_completion_request,
+    "embeddings": read_embeddings_request,
+    "images": read_image_request,
+    "moderations": read_moderations_request,
+}
+"""How a body of each endpoint is read, where it is JSON."""
 
 
 def read_for_estimate(raw: bytes, endpoint: str | None) -> ModelRequest:

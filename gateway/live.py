@@ -14,7 +14,7 @@ Afterwards the caller lets the authenticator forget what it merged from the old 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -79,7 +79,7 @@ class Live:
     async def reload(
         self,
         *,
-        record_prices: Callable[[Mapping[str, Price]], Awaitable[None]],
+        record_prices: Callable[[Iterable[tuple[str, Price]]], Awaitable[None]],
         plans_in_use: Callable[[], Awaitable[Collection[str]]],
         before_swap: Callable[[Mapping[str, Plan]], Awaitable[None]] | None = None,
     ) -> Changes:
@@ -95,7 +95,7 @@ class Live:
             catalog, plan_file = await asyncio.to_thread(self._read)
             self._refuse_changed_providers(catalog)
             await self._refuse_missing_plans(plan_file.plans, plans_in_use)
-            await record_prices({model.name: model.price for model in catalog.models.values()})
+            await record_prices(catalog.prices())
             if before_swap is not None:
                 await before_swap(plan_file.plans)
             changes = _changes(self, catalog, plan_file)

@@ -30,6 +30,7 @@ class Metrics(Collector):
         self._routes: dict[_RouteKey, _Series] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._rejected: dict[tuple[str, str], int] = {}
+        self._failed_attempts: dict[tuple[str, str], int] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -55,6 +56,11 @@ class Metrics(Collector):
         """A request was answered with an error before admission, refusals included."""
         _count(self._rejected, endpoint, code)
 
+    def failed_attempt(self, provider: str, error: str) -> None:
+        """A deployment failed at no cost, and another attempt followed. `error` is one of a few classes."""
+        key = (provider, error)
+        self._failed_attempts[key] = self._failed_attempts.get(key, 0) + 1
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self._registry)
@@ -64,6 +70,14 @@ class Metrics(Collector):
         yield GaugeMetricFamily("gateway_calls_in_flight", "Calls being served now.", float(self._calls_in_flight()))
         yield _codes("gateway_refused", "Calls a policy refused before the dial.", self._refused)
         yield _codes("gateway_rejected", "Requests answered with an error before admission.", self._rejected)
+        failed = CounterMetricFamily(
+            "gateway_failed_attempts",
+            "Attempts that failed and were followed by another.",
+            labels=("provider", "error"),
+        )
+        for labels, count in self._failed_attempts.items():
+            failed.add_metric(labels, count)
+        yield failed
         yield from self._of_routes()
 
     def _of_routes(self) -> Iterable[Metric]:

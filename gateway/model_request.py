@@ -8,7 +8,7 @@ for the two hooks of requests that keep state.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.metering import Metered
@@ -16,6 +16,9 @@ from gateway.providers.translated import Translator
 from gateway.relay import Guard, Relay
 from gateway.usage import Usage
 from policies.types import Account
+
+if TYPE_CHECKING:
+    from gateway.chat import ChatRequest
 
 OUTPUT_TOKENS_EXPECTED = 1_000
 """What an answer is taken to be where nobody said: for soft budgets, token windows and calls a crash cut off."""
@@ -154,6 +157,10 @@ class ModelRequest(Protocol):
         """By the written rule: fully sent, and never properly answered."""
         ...
 
+    def checked(self, model: Model) -> "ChatRequest | None":
+        """The chat completion whose answer by `model` has to be checked against a schema first; mostly None."""
+        ...
+
     @property
     def keeps_state(self) -> bool:
         """Whether `load` and `keep` are to be called."""
@@ -198,6 +205,9 @@ class PlainRequest:
         return None
 
     def meter_other(self, body: bytes, content_type: str, model: Model) -> Metered | None:
+        return None
+
+    def checked(self, model: Model) -> "ChatRequest | None":
         return None
 
     async def load(self, account: Account) -> None:

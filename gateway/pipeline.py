@@ -5,7 +5,7 @@
 3. resolve the model                     7. relay, the stream's terminal event held back
 4. estimate the worst case               8. meter, settle (durable), and only then send the last byte
 
-Up to step 5 nothing is owed and errors simply leave. From the hold on, `_end` runs exactly once for each call, whatever
+Up to step 5 nothing is owed and errors simply leave. From the hold on, `Booking.end` runs exactly once for each call, whatever
 happens: it books the entry, ends the hold and corrects the counters. What the client still has to be told comes after.
 """
 
@@ -29,24 +29,27 @@ from gateway.answers import (
     upstream_request_id,
 )
 from gateway.auth import CREATOR_HEADER_BYTES, Authenticator
+from gateway.booking import Booking
 from gateway.calls import Call, Calls
 from gateway.catalog import ProviderRow
+from gateway.chat import ChatRequest
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
-from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, unanswered
-from gateway.errors import DO_NOT_RETRY, GatewayError, StoreError, error_body
-from gateway.ledger.records import Entry, Ledger, Outcome
+from gateway.dialling import Dialler, log_failure
+from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, schema_mismatch, unanswered
+from gateway.errors import GatewayError, RequestError, StoreError, error_body
+from gateway.ledger.records import Ledger, Outcome
 from gateway.logs import log_request
-from gateway.metering import NOTHING, Ending
+from gateway.metering import NOTHING, Ending, Metered
 from gateway.metrics import Metrics
 from gateway.model_request import NOTHING_OUTGOING, Answered, ModelRequest
 from gateway.pricing import usd
-from gateway.providers.base import Deadlines, Exchange, UpstreamFailure, UpstreamRequest
-from gateway.providers.translated import TranslatedExchange
+from gateway.providers.base import Deadlines, Exchange, UpstreamFailure
 from gateway.pump import Pump
-from gateway.relay import Guard, Relay
+from gateway.relay import EVENT_STREAM, Guard, Relay
 from gateway.responder import Header, Responder
-from gateway.settlement import Settlement, settle
+from gateway.routing import Deployments
+from gateway.structured import as_stream
 from policies.access import address_refusal
 from policies.types import Account
 
@@ -66,6 +69,7 @@ class Pipeline:
         *,
         settings: Settings,
         admission: Admission,
+        deployments: Deployments,
         provider_keys: Mapping[str, str],
         authenticator: Authenticator,
         counters: CounterStore,
@@ -82,11 +86,18 @@ class Pipeline:
         self._ledger = ledger
         self._calls = calls
         self._metrics = metrics
-        self._deadlines = Deadlines(
-            settings.connect_timeout_s,
-            settings.first_byte_timeout_s,
-            settings.idle_timeout_s,
-            settings.total_timeout_s,
+        self._booking = Booking(ledger=ledger, counters=counters, metrics=metrics)
+        self._dialler = Dialler(
+            admission=admission,
+            deployments=deployments,
+            metrics=metrics,
+            deadlines=Deadlines(
+                settings.connect_timeout_s,
+                settings.first_byte_timeout_s,
+                settings.idle_timeout_s,
+                settings.total_timeout_s,
+            ),
+            answer_bytes_max=settings.answer_bytes_max,
         )
         self._trusted_proxies = trusted_proxies
         self._buffered_bytes = 0
@@ -166,7 +177,7 @@ class Pipeline:
 
         Returns how the call ended when the client is still owed an error, None when it has had its answer.
         """
-        call.deadline_at = time.monotonic() + self._deadlines.total_s + _STALLED_S
+        call.deadline_at = time.monotonic() + self._settings.total_timeout_s + _STALLED_S
         exchange: Exchange | None = None
         try:
             # From here on the hold is on its way to the ledger, and a settle must follow it.
@@ -174,14 +185,13 @@ class Pipeline:
             call.allow_interrupts()
             if admitted.request.is_streaming:
                 self._watch_stream(call, admitted.row, responder)
-            exchange = await admitted.provider.open(self._upstream_request(call, admitted), call.hold)
-            if (translator := admitted.request.translator(admitted.model)) is not None:
-                bytes_max = self._settings.answer_bytes_max
-                exchange = TranslatedExchange(exchange, translator, answer_bytes_max=bytes_max)
+            exchange = await self._dialler.dial(call, admitted, call.hold)
             admitted.outgoing = NOTHING_OUTGOING  # a stream may last for minutes
             admitted.upstream_request_id = upstream_request_id(exchange.headers)
             if exchange.status >= 300:
                 return await self._relay_refusal(call, admitted, exchange, responder)
+            if (chat := admitted.request.checked(admitted.model)) is not None:
+                return await self._relay_checked(call, admitted, chat, exchange, responder)
             content_type = exchange.headers.get("content-type", "").lower()
             key = self._provider_keys.get(admitted.row.name, "")
             guard = Guard(
@@ -196,9 +206,12 @@ class Pipeline:
                 # The hold did not become durable, so nothing was dialled.
                 await self._counters.release(call.request_id)
             raise
+        except RequestError as error:
+            # A provider of another dialect cannot say this; it has not been asked.
+            ending = Ending(NOTHING, "upstream_refused", error)
         except UpstreamFailure as failure:
             ending = of_failure(admitted, failure)
-            _log_failure(call, admitted, failure)
+            log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if call.is_ended:
                 raise
@@ -206,25 +219,19 @@ class Pipeline:
             if call.hold is not None:
                 call.hold.add_done_callback(_look_at)  # nobody waits for it any more
             if not call.absorb_interrupt():
-                await self._end(call, admitted, ending)
+                await self._booking.end(call, admitted, ending)
                 raise
         except Exception:
             if not call.is_ended:
                 metered = unanswered(admitted) if call.is_dialled else NOTHING
-                await self._end(call, admitted, Ending(metered, "internal_error", internal_error()))
+                await self._booking.end(call, admitted, Ending(metered, "internal_error", internal_error()))
             raise
         finally:
             call.forbid_interrupts()
             if exchange is not None:
                 exchange.close()
-        await self._end(call, admitted, ending)
+        await self._booking.end(call, admitted, ending)
         return ending
-
-    def _upstream_request(self, call: Call, admitted: Admitted) -> UpstreamRequest:
-        path, body, content_type, headers, is_streaming = admitted.outgoing
-        return UpstreamRequest(
-            path, body, is_streaming, self._deadlines, call.request_id, call.note_dial, content_type, "POST", headers
-        )
 
     # Step 7: three shapes of an answer
 
@@ -238,7 +245,7 @@ class Pipeline:
             body = b""  # its status says enough
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
-                await self._end(call, admitted, Ending(NOTHING, "upstream_refused"))
+                await self._booking.end(call, admitted, Ending(NOTHING, "upstream_refused"))
                 raise
             body = b""
         key = self._provider_keys.get(admitted.row.name, "")
@@ -247,11 +254,12 @@ class Pipeline:
             _log.error("provider_unavailable", provider=admitted.row.name, upstream_status=exchange.status)
         call.forbid_interrupts()
         admitted.status = error.status
-        await self._end(call, admitted, Ending(NOTHING, "upstream_refused", error))
+        await self._booking.end(call, admitted, Ending(NOTHING, "upstream_refused", error))
         headers = [*self._answer_headers(call, admitted), _JSON]
         headers.extend(upstream_headers(exchange.headers))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
-        await responder.send(error.status, headers, answer)
+        body = answer if call.error_shape is GatewayError.body else call.error_shape(error)
+        await responder.send(error.status, headers, body)
         return None
 
     async def _relay_whole(
@@ -272,11 +280,11 @@ class Pipeline:
             )
         if metered is None or not metered.is_answer:
             ending = Ending(metered or unanswered(admitted), "upstream_invalid", upstream_invalid())
-            await self._end(call, admitted, ending)
+            await self._booking.end(call, admitted, ending)
             return ending
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         admitted.status = 200
-        cost = await self._end(call, admitted, Ending(metered, outcome))
+        cost = await self._booking.end(call, admitted, Ending(metered, outcome))
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, parsed)) or body
         headers = self._answer_headers(call, admitted)
@@ -285,6 +293,70 @@ class Pipeline:
         headers.append(head)
         await responder.send(200, headers, body)
         return None
+
+    async def _relay_checked(
+        self, call: Call, admitted: Admitted, chat: ChatRequest, exchange: Exchange, responder: Responder
+    ) -> Ending | None:
+        """A chat completion that has to match a schema its provider does not enforce: checked, and mended once."""
+        request, model, row = admitted.request, admitted.model, admitted.row
+        parsed, metered, flaw = await self._read_checked(admitted, chat, exchange)
+        if parsed is not None and flaw is not None:
+            failed = Ending(metered, "upstream_invalid", schema_mismatch())
+            self._booking.keep_attempt(call, admitted, failed)
+            exchange.close()
+            admitted.outgoing = chat.repair(model, row, parsed, flaw)
+            call.forget_dial()
+            assert call.hold is not None  # noqa: S101 -- the first attempt waited for it
+            second = await self._dialler.open(call, admitted, call.hold)
+            try:
+                if second.status >= 300:
+                    return await self._relay_refusal(call, admitted, second, responder)
+                parsed, metered, flaw = await self._read_checked(admitted, chat, second)
+            finally:
+                second.close()
+        call.first_byte_at = time.monotonic()
+        call.forbid_interrupts()
+        if parsed is None or flaw is not None:
+            error = upstream_invalid() if parsed is None else schema_mismatch()
+            ending = Ending(metered, "upstream_invalid", error)
+            await self._booking.end(call, admitted, ending)
+            return ending
+        admitted.status = 200
+        outcome: Outcome = "client_gone" if responder.is_gone else "ok"
+        cost = await self._booking.end(call, admitted, Ending(metered, outcome))
+        translator = request.translator(model)
+        headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers)]
+        if request.is_streaming:
+            body = as_stream(parsed, with_usage=chat.wants_usage or translator is not None)
+            if translator is not None:
+                body = translator.feed(body) + translator.finish()
+            if request.keeps_state:
+                await request.keep(_answered(call, admitted, cost))
+            responder.start(200, [*headers, *EVENT_STREAM])
+            await responder.end(body)
+            return None
+        body = orjson.dumps(parsed)
+        answer: Mapping[str, object] | None = parsed
+        if translator is not None:
+            body = translator.whole(body)
+            answer = _parse_answer(body)
+        if request.keeps_state:
+            body = await request.keep(_answered(call, admitted, cost, body, answer)) or body
+        headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
+        headers.append(_JSON)
+        await responder.send(200, headers, body)
+        return None
+
+    async def _read_checked(
+        self, admitted: Admitted, chat: ChatRequest, exchange: Exchange
+    ) -> tuple[dict[str, object] | None, Metered, str | None]:
+        """The answer (None if it is none), what it consumed, and why it does not match its schema."""
+        parsed = _parse_answer(await self._read_whole(exchange, self._settings.answer_bytes_max))
+        metered = None if parsed is None else chat.meter(parsed, admitted.model, admitted.row)
+        if parsed is None or metered is None or not metered.is_answer:
+            return None, metered or unanswered(admitted), None
+        assert chat.structured is not None  # noqa: S101 -- that is why it is checked
+        return parsed, metered, chat.structured.checked(parsed)
 
     async def _relay_stream(
         self, call: Call, admitted: Admitted, relay: Relay, exchange: Exchange, responder: Responder
@@ -296,22 +368,22 @@ class Pipeline:
             await Pump(call, relay, responder, answer_headers, bytes_max=self._settings.stream_bytes_max).run(exchange)
         except UpstreamFailure as failure:
             broken = failure
-            _log_failure(call, admitted, failure)
+            log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
-                await self._end(call, admitted, of_stream(call, relay, broken, is_gone=responder.is_gone))
+                await self._booking.end(call, admitted, of_stream(call, relay, broken, is_gone=responder.is_gone))
                 raise
         except Exception:
             # What was relayed is owed, whatever broke.
             ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
-            await self._end(call, admitted, ending._replace(outcome="internal_error", error=internal_error()))
+            await self._booking.end(call, admitted, ending._replace(outcome="internal_error", error=internal_error()))
             raise
         call.forbid_interrupts()
         exchange.close()
         rest = relay.finish()
         ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
-        cost = await self._end(call, admitted, ending)
+        cost = await self._booking.end(call, admitted, ending)
         if responder.is_stalled and call.interrupted_by in ("total_timeout", "drain"):
             # It was interrupted because it does not read, and will not read our last words either.
             responder.abort()
@@ -355,55 +427,6 @@ class Pipeline:
             self._buffered_bytes -= size
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    # Step 8
-
-    async def _end(self, call: Call, admitted: Admitted, ending: Ending) -> int:
-        """Book the call, durably, and give the rest of its hold back. Returns the cost in nano-dollars."""
-        call.is_ended = True
-        metered = ending.metered
-        owed = settle(admitted, ending, has_begun=call.first_byte_at is not None)
-        hold = admitted.hold
-        if not admitted.status and ending.error is not None:
-            admitted.status = ending.error.status
-        # In the order of the fields: names would double the price of the tuple.
-        entry = Entry(
-            hold.attribution,
-            hold.route,
-            1,  # attempt
-            True,  # final
-            "usage",
-            metered.usage,
-            metered.source,
-            owed.cost_nano_usd,
-            owed.charge_nano_usd,
-            owed.payer_amount,
-            ending.outcome,
-            ",".join(owed.flags),
-            (ending.error.code or "") if ending.error is not None else "",
-            admitted.status,
-            False,  # cached
-            admitted.request.is_streaming,
-            call.elapsed_ms(),
-            call.ttft_ms(),
-            admitted.upstream_request_id,
-            "",  # free_attempts
-            hold.downgrade_reason,
-            metered.variant,
-            hold.charge_price_version,
-            hold.decision,
-        )
-        try:
-            await self._ledger.settle(call.request_id, (entry,))
-        except StoreError as error:
-            # The writer keeps the entry and posts it as soon as it can; the client must not get its last byte now.
-            error.headers.update(DO_NOT_RETRY)
-            raise
-        finally:
-            await self._counters.settle(call.request_id, owed.actuals)
-            self._metrics.finished(entry, time.monotonic() - call.started_at)
-            _log_finished(entry, owed)
-        return owed.cost_nano_usd
-
     # Answers
 
     def _answer_headers(self, call: Call, admitted: Admitted) -> list[Header]:
@@ -421,6 +444,8 @@ class Pipeline:
             headers.append((b"x-gateway-downgrade-reason", hold.downgrade_reason.encode("latin-1", "replace")))
         if admitted.clamped_to is not None:
             headers.append((b"x-gateway-clamped-max-tokens", b"%d" % admitted.clamped_to))
+        if admitted.attempts.made > 1:
+            headers.append((b"x-gateway-attempts", b"%d" % admitted.attempts.made))
         if hold.route.payer != "quota":
             headers.append((b"x-gateway-payer", hold.route.payer.encode()))
         return headers
@@ -474,52 +499,6 @@ def _look_at(hold: "asyncio.Future[None]") -> None:
     """An error that is not looked at would be logged as forgotten."""
     if not hold.cancelled():
         hold.exception()
-
-
-def _log_failure(call: Call, admitted: Admitted, failure: UpstreamFailure) -> None:
-    """What the operator needs and the caller is not told: whether it was DNS, TLS, a reset or a bound."""
-    _log.warning(
-        "upstream_failed",
-        request_id=call.request_id,
-        provider=admitted.row.name,
-        kind=failure.kind,
-        detail=failure.detail,
-        is_sent=failure.is_sent,
-        is_fully_sent=failure.is_fully_sent,
-    )
-
-
-def _log_finished(entry: Entry, owed: Settlement) -> None:
-    attribution = entry.attribution
-    log_request(
-        "request_finished",
-        {
-            "request_id": attribution.request_id,
-            "client_request_id": attribution.client_request_id,
-            "creator": attribution.creator,
-            "key_id": attribution.key_id,
-            "feature": attribution.feature,
-            "agent": attribution.agent,
-            "endpoint": attribution.endpoint,
-            "requested_model": attribution.requested_model,
-            "served_model": entry.route.served_model,
-            "provider": entry.route.provider,
-            "is_streaming": entry.is_streaming,
-            "status": entry.status,
-            "outcome": entry.outcome,
-            "error": entry.error,
-            "input_tokens": owed.input_tokens,
-            "output_tokens": owed.output_tokens,
-            "usage_source": entry.usage_source,
-            "cost_nano_usd": entry.cost_nano_usd,
-            "payer": entry.route.payer,
-            "payer_amount": entry.payer_amount,
-            "downgrade_reason": entry.downgrade_reason,
-            "flags": entry.flags,
-            "latency_ms": entry.latency_ms,
-            "ttft_ms": entry.ttft_ms,
-        },
-    )
 
 
 def _parse_answer(answer: bytes) -> dict[str, object] | None:

@@ -15,9 +15,11 @@ from gateway.catalog import ENDPOINTS, PRICE_FIELDS
 from gateway.price_rows import (
     CREDITS_MAX,
     IMAGE_DIGITS,
+    PIECE_PRICES,
     RATE_DIGITS,
     USD_PER_IMAGE_MAX,
     USD_PER_MTOK_MAX,
+    PieceKey,
     image_keys,
 )
 from gateway.pricing import IMAGE_PREFIX, NANO_DIGITS, usd
@@ -201,16 +203,20 @@ def _prices(table: Table, key: str, plan: Plan) -> dict[str, Mapping[str, int]]:
     return merged
 
 
-_PRICE_KEYS = {f"{name}_usd_per_mtok": name for name in PRICE_FIELDS}
+_PRICE_KEYS: Mapping[str, PieceKey] = {
+    **{name: PieceKey(f"{name}_usd_per_mtok", RATE_DIGITS, USD_PER_MTOK_MAX) for name in PRICE_FIELDS},
+    **PIECE_PRICES,
+}
+"""How the prices of a plan that are one number each are written, by their names."""
 
 
 def _price_row(table: Table, beneath: Mapping[str, int]) -> dict[str, int]:
     """Null takes a price away again, so that the one beneath holds: the catalog's, in the end."""
-    table.refuse_unknown((*_PRICE_KEYS, "credits", "image_usd"))
+    table.refuse_unknown((*(key for key, _, _ in _PRICE_KEYS.values()), "credits", "image_usd"))
     row = dict(beneath)
-    for key, name in _PRICE_KEYS.items():
+    for name, (key, digits, at_most) in _PRICE_KEYS.items():
         if key in table.data:
-            _put(row, name, _price(table, key, digits=RATE_DIGITS, at_most=USD_PER_MTOK_MAX))
+            _put(row, name, _price(table, key, digits=digits, at_most=at_most))
     if "credits" in table.data:
         _put(row, "credits", table.count("credits", at_least=0, at_most=CREDITS_MAX))
     if "image_usd" in table.data:
@@ -281,7 +287,9 @@ def _show_prices(prices: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str,
 
 
 def _show_price_row(row: Mapping[str, int]) -> dict[str, object]:
-    shown: dict[str, object] = {key: usd(row[name], RATE_DIGITS) for key, name in _PRICE_KEYS.items() if name in row}
+    shown: dict[str, object] = {
+        key: usd(row[name], digits) for name, (key, digits, _) in _PRICE_KEYS.items() if name in row
+    }
     if "credits" in row:
         shown["credits"] = row["credits"]
     images = {

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -42,6 +42,27 @@ RATE_MAX: int = USD_PER_MTOK_MAX * 10**RATE_DIGITS
 IMAGE_DIGITS = 12
 """A dollar per image is 10^12 pico-dollars."""
 USD_PER_IMAGE_MAX = 10_000
+
+
+class PieceKey(NamedTuple):
+    """How the file writes the price of something that is neither token nor image."""
+
+    key: str
+    digits: int
+    """A dollar of it is 10^digits pico-dollars a piece."""
+    at_most: int
+    """In dollars."""
+
+
+PIECE_PRICES: Mapping[str, PieceKey] = {
+    "audio_second": PieceKey("audio_usd_per_second", 12, 1_000),
+    "character": PieceKey("speech_usd_per_mchar", 6, USD_PER_MTOK_MAX),
+}
+"""Prices per piece: a second of audio that is listened to, a character of text that is spoken."""
+SECONDS = "seconds"
+CHARACTERS = "characters"
+PIECE_OF_VARIANT: Mapping[str, str] = {SECONDS: "audio_second", CHARACTERS: "character"}
+"""What a call's variant says its pieces are. Any other has a slash, for images, or no pieces at all."""
 CREDITS_MAX = 10**9
 """The most that one price, package, grant or adjustment in credits may be."""
 
@@ -61,7 +82,8 @@ IN_ORDER_OF_USAGE = (
 )
 """`PRICE_FIELDS` in the order of the buckets of a `Usage`, as `Price.rates` has them."""
 _RATE_KEYS = frozenset(f"{name}_usd_per_mtok" for name in PRICE_FIELDS)
-PRICE_KEYS = _RATE_KEYS | {"image_usd", "long_prompt", "service_tiers"}
+_PIECE_KEYS = frozenset(piece.key for piece in PIECE_PRICES.values())
+PRICE_KEYS = _RATE_KEYS | _PIECE_KEYS | {"image_usd", "long_prompt", "service_tiers"}
 """What a model's table may say about prices."""
 
 _TIER = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -73,7 +95,8 @@ IMAGE_VARIANT = re.compile(f"{_WORD}/{_WORD}")
 _IMAGE_KEY = re.compile(rf"(\*|{_WORD})(?:/(\*|{_WORD}))?")
 
 Row = Mapping[str, Any]
-"""A price row as plain data: pico-dollars by field, `images`, and below `long_prompt` and `service_tiers` more rows."""
+"""A price row as plain data: pico-dollars by field and piece, `images`, and below `long_prompt` and `service_tiers` more
+rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +118,10 @@ class Price:
     image_output: int | None = None
     images: Mapping[str, int] | None = None
     """Pico-dollars per image, by `size/quality` (`1024x1024/hd`); a `*` stands for any. Always with the slash."""
+    audio_second: int | None = None
+    """Pico-dollars per second of audio that is transcribed or translated."""
+    character: int | None = None
+    """Pico-dollars per Unicode character that is spoken."""
     long_prompt: "Price | None" = None
     """What all of a call costs that has more input tokens than this row's `above_input_tokens`."""
     service_tiers: "Mapping[str, Price] | None" = None
@@ -150,6 +177,13 @@ class Price:
             found.append(self.long_prompt)
         return found
 
+    def piece_pico_usd(self, variant: str) -> int | None:
+        """One of what calls of this variant count by the piece; None where that has no price."""
+        if (name := PIECE_OF_VARIANT.get(variant)) is None:
+            return self.image_pico_usd(variant)
+        price: int | None = getattr(self, name)
+        return price
+
     def image_pico_usd(self, variant: str) -> int | None:
         """One image of this `size/quality`: the exact pair's price, else the size's, the quality's, that of any image."""
         table = self.images or {}
@@ -191,6 +225,7 @@ def price_of(row: Row, version: str) -> Price:
     return Price(
         version,
         **{name: row.get(name) for name in PRICE_FIELDS},
+        **{name: row.get(name) for name in PIECE_PRICES},
         images=row.get("images"),
         long_prompt=None if below is None else price_of(below, version),
         service_tiers=None if tiers is None else {name: price_of(tier, version) for name, tier in tiers.items()},
@@ -200,7 +235,8 @@ def price_of(row: Row, version: str) -> Price:
 
 def row_of(price: Price) -> dict[str, Any]:
     """`price` as plain data, without its version and without what has no price."""
-    row: dict[str, Any] = {name: value for name in PRICE_FIELDS if (value := getattr(price, name)) is not None}
+    names = (*PRICE_FIELDS, *PIECE_PRICES)
+    row: dict[str, Any] = {name: value for name in names if (value := getattr(price, name)) is not None}
     if price.images is not None:
         row["images"] = dict(price.images)
     if price.above_input_tokens is not None:
@@ -215,11 +251,11 @@ def row_of(price: Price) -> dict[str, Any]:
 def read_price(name: str, table: Table, version: str) -> Price:
     """The price in a model's table. `version` is the file's; faults are noted at the table."""
     rates, images = _rates(table), _image_prices(table)
-    below = _rows_below(table, rates)
+    below, pieces = _rows_below(table, rates), _piece_prices(table)
     # The name is part of the digest: equal prices of two models are two rows, and a version names one of them.
-    numbers = [name, rates, images, below] if below else [name, rates, images]
+    numbers = [name, rates | pieces, images, below] if below else [name, rates | pieces, images]
     digest = sha256(orjson.dumps(numbers, option=orjson.OPT_SORT_KEYS)).hexdigest()[:10]
-    return price_of({**rates, "images": images, **below}, f"{version}.{digest}")
+    return price_of({**rates, **pieces, "images": images, **below}, f"{version}.{digest}")
 
 
 def _rates(table: Table) -> dict[str, int | None]:
@@ -227,6 +263,15 @@ def _rates(table: Table) -> dict[str, int | None]:
         rate: table.decimal(f"{rate}_usd_per_mtok", scale=RATE_DIGITS, at_most=USD_PER_MTOK_MAX)
         for rate in PRICE_FIELDS
     }
+
+
+def _piece_prices(table: Table) -> dict[str, int]:
+    """Those the table has."""
+    found = {
+        name: table.decimal(piece.key, scale=piece.digits, at_most=piece.at_most)
+        for name, piece in PIECE_PRICES.items()
+    }
+    return {name: price for name, price in found.items() if price is not None}
 
 
 def _rows_below(table: Table, rates: Row) -> dict[str, Any]:

@@ -9,7 +9,8 @@ A bucket without a rate of its own is never free (`Price` resolves this once, wh
 
 Which row of a price holds depends on the length of the prompt and on the service tier (`Price.at`); what an image costs,
 on its size and quality. The latter two reach these functions as one word, the call's `variant`; only that of images has
-a slash. A call for images with a price by the piece costs that and nothing beside it.
+a slash. Calls that hear or speak have `seconds` or `characters` for theirs, which says what their pieces are. A call with
+a price by the piece costs that and nothing beside it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from gateway.price_rows import (
     IMAGE_VARIANT,
     IN_ORDER_OF_USAGE,
     PICO_PER_NANO,
+    PIECE_OF_VARIANT,
+    PIECE_PRICES,
     PRICE_FIELDS,
     RATE_DIGITS,
     RATE_MAX,
@@ -43,7 +46,8 @@ NANO_DIGITS = 9
 
 
 class UnpricedUsage(Exception):
-    """`bucket` holds tokens for which the price row has no rate; for images, `variant` is their size and quality."""
+    """`bucket` holds tokens for which the price row has no rate; for `pieces`, `variant` says what they are: of images size
+    and quality."""
 
     def __init__(self, bucket: str, price_version: str, variant: str = "") -> None:
         super().__init__(f"no price for {bucket}{f' of {variant}' * bool(variant)} in price row {price_version}")
@@ -55,21 +59,23 @@ class UnpricedUsage(Exception):
 def cost_nano_usd(usage: Usage, price: Price, variant: str = "") -> int:
     """What the call cost, in nano-dollars, rounded up once.
 
-    `variant` is the service tier the provider reported, or the size and quality of its images (`1024x1792/hd`). A tier
-    for which `price` has no table costs the ordinary rates: ask `price.knows_tier`. Images are paid once: by the piece
-    where `price` has a price for that, whatever tokens are reported beside them, else by their tokens.
+    `variant` is the service tier the provider reported, the size and quality of its images (`1024x1792/hd`), or what else
+    is counted by the piece (`seconds`, `characters`). A tier for which `price` has no table costs the ordinary rates: ask
+    `price.knows_tier`. Pieces are paid once: by the piece where `price` has a price for that, whatever tokens are reported
+    beside them, else by their tokens.
 
     Raises: UnpricedUsage, when `usage` has tokens or images `price` has no rate for. For words already delivered the
     caller then books `worst_case_nano_usd` of the two totals, and flags it.
     """
-    uncached, cached, written, audio_in, image_in, text, reasoning, audio_out, image_out, images = usage
+    uncached, cached, written, audio_in, image_in, text, reasoning, audio_out, image_out, pieces = usage
     row = price
     if variant or price.long_prompt is not None:
         row = price.at(uncached + cached + written + audio_in + image_in, variant)
-    if images or (variant and "/" in variant):
-        if (piece_pico_usd := price.image_pico_usd(variant)) is not None:
-            return -(-images * piece_pico_usd // PICO_PER_NANO)
-        if images and not image_out:
+    if pieces or (variant and ("/" in variant or variant in PIECE_OF_VARIANT)):
+        if (piece_pico_usd := price.piece_pico_usd(variant)) is not None:
+            return -(-pieces * piece_pico_usd // PICO_PER_NANO)
+        is_in_tokens = image_out or (variant in PIECE_OF_VARIANT and any(usage[:-1]))
+        if pieces and not is_in_tokens:
             raise UnpricedUsage("pieces", price.version, variant)
     if row.text_rates is None or audio_in or image_in or audio_out or image_out:
         return -(-_tokens_pico_usd(usage, row) // PICO_PER_NANO)
@@ -144,8 +150,8 @@ def _said(part: str | None) -> str:
 def charged_price(model: Model, overrides: Mapping[str, int]) -> Price:
     """The model's price with some numbers replaced, for an account that owes other prices than the catalog's.
 
-    Keys are names of `PRICE_FIELDS` and `image:size/quality` (`*` for any), values pico-dollars per token or image;
-    `credits` is no price and left out. Nothing a caller can choose gets around them: rates for long prompts and service
+    Keys are names of `PRICE_FIELDS` and `PIECE_PRICES`, and `image:size/quality` (`*` for any); values pico-dollars per
+    token or piece. `credits` is no price and left out. Nothing a caller can choose gets around them: rates for long prompts and service
     tiers keep their proportion to the row's own, rounded up, and a price for any image takes the place of all that the
     catalog has for such images. The version is that of the model's price, `+`, and a digest of what is replaced.
 
@@ -155,6 +161,7 @@ def charged_price(model: Model, overrides: Mapping[str, int]) -> Price:
     if not changed:
         return model.price
     rates: dict[str, int] = {}
+    pieces: dict[str, int] = {}
     images: dict[str, int] = {}
     for key, pico_usd in changed.items():
         if type(pico_usd) is not int or pico_usd < 0:
@@ -162,11 +169,13 @@ def charged_price(model: Model, overrides: Mapping[str, int]) -> Price:
         image = key.removeprefix(IMAGE_PREFIX)
         if key in PRICE_FIELDS:
             rates[key] = pico_usd
+        elif key in PIECE_PRICES:
+            pieces[key] = pico_usd
         elif key != image and whole_image_key(image) == image:
             images[image] = pico_usd
         else:
             raise ValueError(f"{key} is no price")
-    row = row_of(model.price)
+    row = row_of(model.price) | pieces
     if rates:
         _charge_rates(row, rates)
     if images:
@@ -231,17 +240,25 @@ def usd(amount: int, digits: int = NANO_DIGITS) -> str:
 
 
 def price_shown(price: Price, variant: str, input_tokens: int = 0) -> dict[str, str]:
-    """The rates of a call with so long a prompt, of this service tier or for images of this size and quality, as people
-    read them: exact US dollars per million tokens, and per image."""
+    """The rates of a call with so long a prompt, of this service tier or for pieces of this kind, as people read them:
+    exact US dollars per million tokens or characters, per image and per second."""
     row = price.at(input_tokens, variant)
     rates = {
         f"{name}_usd_per_mtok": usd(rate, RATE_DIGITS)
         for name in PRICE_FIELDS
         if (rate := getattr(row, name)) is not None
     }
-    each = price.image_pico_usd(variant)
-    image = {} if each is None else {"image_usd": usd(each, IMAGE_DIGITS)}
-    return {"version": price.version, "variant": variant, **rates, **image}
+    return {"version": price.version, "variant": variant, **rates, **_piece_shown(price, variant)}
+
+
+def _piece_shown(price: Price, variant: str) -> dict[str, str]:
+    each = price.piece_pico_usd(variant)
+    if each is None:
+        return {}
+    if (name := PIECE_OF_VARIANT.get(variant)) is None:
+        return {"image_usd": usd(each, IMAGE_DIGITS)}
+    piece = PIECE_PRICES[name]
+    return {piece.key: usd(each, piece.digits)}
 
 
 def price_to_json(price: Price) -> str:
@@ -253,7 +270,7 @@ def price_from_json(text: str | bytes) -> Price:
     """The row that `price_to_json` wrote. Raises `ValueError` for anything else."""
     row = orjson.loads(text)
     version = row.pop("version", None) if isinstance(row, dict) else None
-    if not isinstance(version, str) or not _is_row(row, {*_BELOW}):
+    if not isinstance(version, str) or not _is_row(row, {*_BELOW, *PIECE_PRICES}):
         raise ValueError("not a price row")
     return price_of(row, version)
 

@@ -29,6 +29,8 @@ _STEERING = frozenset(
     user_api_key context_window_fallback_dict success_callback failure_callback preset_cache_key
     """.split()
 )
+BASE_TIERS = frozenset({"", "auto", "default", "standard", "flex"})
+"""Service tiers that are never dearer than the base rate."""
 _STEERING_PREFIXES = ("aws_", "vertex_", "azure_", "watsonx_", "litellm_", "sagemaker_", "oci_")
 
 
@@ -133,3 +135,9 @@ def unpriced_feature(field: str) -> RequestError:
         code="unpriced_feature",
         param=field,
     )
+
+
+def refuse_dear_tier(body: Mapping[str, Any]) -> None:
+    """For endpoints whose providers sell no service tiers. Raises `RequestError` for one that may cost more than usual."""
+    if read_short_text(body, "service_tier") not in BASE_TIERS:
+        raise unpriced_feature("service_tier")

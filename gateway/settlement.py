@@ -4,7 +4,7 @@ Cost is what the provider costs at the catalog's price, whoever pays. A charge i
 credits and free images are taken for what was delivered, and only when the call succeeded. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gateway.admission import Admitted
@@ -42,6 +42,15 @@ def settle(admitted: Admitted, ending: Ending, *, has_begun: bool = True) -> Set
     units = _units(admitted, ending) if has_begun else 0
     actuals = {hold.route.payer_unit: units, "nano_usd": 0, "cost_nano_usd": cost, "token": tokens}
     return Settlement(cost, 0, units, flags, actuals, input_tokens, output_tokens)
+
+
+def total_actuals(settlements: Sequence[Settlement]) -> Mapping[str, int]:
+    """What all attempts of a call took together, by unit."""
+    total: dict[str, int] = {}
+    for settlement in settlements:
+        for unit, amount in settlement.actuals.items():
+            total[unit] = total.get(unit, 0) + amount
+    return total
 
 
 def _charge(admitted: Admitted, ending: Ending) -> int:

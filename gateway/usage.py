@@ -5,6 +5,7 @@ lands in exactly one bucket, or the whole object is refused: a number nobody cou
 What is done about a refused object (an estimate and a flag) is the pipeline's business.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 TOKENS_MAX = 100_000_000
@@ -39,6 +40,14 @@ class Usage(NamedTuple):
 
 
 NO_USAGE = Usage()
+
+PIECE_NAMES = ("images", "audio_seconds", "characters")
+PIECES_OF_ENDPOINT: Mapping[str, str] = {
+    "speech": "characters",
+    "transcriptions": "audio_seconds",
+    "translations": "audio_seconds",
+}
+"""What `pieces` are, where they are not images."""
 
 
 class _Refused(Exception):
@@ -95,12 +104,41 @@ def from_images(usage: object, *, input_tokens_max: int | None, output_tokens_ma
     return buckets if within_input and within_output else None
 
 
+def from_transcription(usage: object, *, input_tokens_max: int, output_tokens_max: int) -> Usage | None:
+    """The buckets of a transcript's `usage` of the type `tokens`, as OpenAI reports it; None if it cannot be believed.
+
+    Refused is what `from_chat` refuses. Input that is not said to be text is sound: the dearer of both. `pieces` stays 0.
+    """
+    if not isinstance(usage, dict):
+        return None
+    try:
+        read, made = _input_and_output(usage)
+        parts = _details(usage, "input_token_details")
+        sound, text, cached = (_count(parts, name) for name in ("audio_tokens", "text_tokens", "cached_tokens"))
+    except _Refused:
+        return None
+    if read > input_tokens_max or made > output_tokens_max or sound + text > read or cached > read:
+        return None
+    # Cached tokens are told as one number: they are taken off the text, whose discount is the smaller one.
+    cached = min(cached, text)
+    return Usage(text - cached, cached, audio_input=read - text, text_output=made)
+
+
+def from_speech(usage: object, *, input_tokens_max: int, output_tokens_max: int) -> Usage | None:
+    """The buckets of what `speech.audio.done` reports: text that went in, sound that came out. None as above."""
+    if not isinstance(usage, dict):
+        return None
+    try:
+        read, made = _input_and_output(usage)
+    except _Refused:
+        return None
+    if read > input_tokens_max or made > output_tokens_max:
+        return None
+    return Usage(read, audio_output=made)
+
+
 def _image_buckets(usage: dict[str, Any]) -> Usage:
-    if usage.get("input_tokens") is None or usage.get("output_tokens") is None:
-        raise _Refused
-    read, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    if usage.get("total_tokens") is not None and _count(usage, "total_tokens") != read + made:
-        raise _Refused
+    read, made = _input_and_output(usage)
     parts = _details(usage, "input_tokens_details")
     image_in, text_in, cached = (_count(parts, name) for name in ("image_tokens", "text_tokens", "cached_tokens"))
     if image_in + text_in > read or cached > read:
@@ -115,6 +153,16 @@ def _image_buckets(usage: dict[str, Any]) -> Usage:
     return Usage(
         words - cached_words, cached_words, image_input=image_in, text_output=text_out, image_output=made - text_out
     )
+
+
+def _input_and_output(usage: dict[str, Any]) -> tuple[int, int]:
+    """The two totals as the newer endpoints name them; a third must be their sum."""
+    if usage.get("input_tokens") is None or usage.get("output_tokens") is None:
+        raise _Refused
+    read, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    if usage.get("total_tokens") is not None and _count(usage, "total_tokens") != read + made:
+        raise _Refused
+    return read, made
 
 
 def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:

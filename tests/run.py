@@ -1,18 +1,22 @@
 """`python -m tests.run [pytest arguments]`: every test, in two processes, with coverage of the gateway's own processes.
 
-It brings the servers that tests need: none yet, the tests start their gateways and upstreams themselves.
+It makes the client environments when the chosen tests may need them; the tests start their gateways and upstreams
+themselves. An environment that cannot be made fails the tests that want it and no other.
 Exits with pytest's code; the coverage report is printed whatever it is.
 """
 
 import subprocess
 import sys
 
+from tests.clients import environments
 from tests.rig.environment import REPOSITORY
 
 _PROCESSES = ["-n", "2", "--dist", "worksteal"]
 
 
 def main(arguments: list[str]) -> int:
+    if environments.are_needed(arguments):
+        environments.main()
     _coverage("erase")
     chosen = any(argument.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for argument in arguments)
     code = _coverage("run", "-m", "pytest", *([] if chosen else _PROCESSES), *arguments)

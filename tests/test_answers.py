@@ -72,7 +72,7 @@ def test_a_providers_empty_account_is_the_operators_affair() -> None:
     assert (error.status, error.code) == (502, "provider_unavailable")
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503, 529])
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 503])
 def test_other_refusals_pass_through_without_secrets(status: int) -> None:
     said = {"message": f"no: {KEY} and sk-abcdefgh12345", "type": "t", "code": "c", "param": "p"}
     error, answer = provider_refusal(status, {"retry-after": "7", "server": "x"}, orjson.dumps({"error": said}), KEY)
@@ -95,6 +95,37 @@ def test_geminis_listed_error_keeps_its_message() -> None:
     _, answer = provider_refusal(400, {}, b'[{"error": {"message": "m", "code": 400}}]', KEY)
     assert orjson.loads(answer)["error"]["message"] == "m"
     assert orjson.loads(answer)["error"]["code"] == "400"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+        "prompt is too long: 210000 tokens > 200000 maximum",
+        "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
+        "Input is too long for requested model.",
+        "Please reduce the length of the messages: it exceeds the context window.",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_is_too_long_is_told_by_one_code(message: str, status: int) -> None:
+    error, answer = provider_refusal(status, {}, orjson.dumps({"error": {"message": message}}), KEY)
+    said = orjson.loads(answer)["error"]
+    assert (error.status, said["code"], said["param"]) == (400, "context_length_exceeded", "messages")
+    assert said["message"] == message
+
+
+def test_other_words_about_length_keep_their_code() -> None:
+    said = {"message": "max_tokens is too large", "code": "invalid_value", "param": "max_tokens"}
+    _, answer = provider_refusal(400, {}, orjson.dumps({"error": said}), KEY)
+    assert orjson.loads(answer)["error"]["code"] == "invalid_value"
+
+
+def test_an_overload_of_anthropic_is_a_503() -> None:
+    error, _ = provider_refusal(
+        529, {}, b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}', KEY
+    )
+    assert (error.status, error.type) == (503, "overloaded_error")
 
 
 def test_redaction_leaves_plain_words_alone() -> None:

@@ -349,9 +349,6 @@ PROVIDER = "providers.up"
             f"27: {BIG}.service_tiers.flex.long_prompt.input_usd_per_mtok: must be a decimal",
             id="long prompt of a tier",
         ),
-        pytest.param(
-            replaced('dialect = "openai"', 'dialect = "fal"'), f"8: {BIG}: the gateway does not speak the dialect fal yet", id="not spoken yet"
-        ),
     ],
 )  # fmt: skip
 def test_a_fault_is_refused_with_its_line_and_reason(tmp_path: Path, text: str, fault: str) -> None:

@@ -12,7 +12,7 @@ from gateway.attribution import read_labels
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.errors import RequestError
 from gateway.images import ImageRequest, read_image_request
-from gateway.model_request import ModelRequest
+from gateway.model_request import Answered, ModelRequest
 from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
 from gateway.usage import Usage
 
@@ -116,9 +116,19 @@ def sent(request: ImageRequest, to: Model = PREMIUM) -> dict[str, Any]:
             for field in ("size", "quality")
             for value in ("x" * 5_000, "x" * 33, 1024, ["1024x1024"], "1024x1024/hd", "*", "a b", "\n", "größe")
         ),
-        pytest.param(body(stream=True), "unsupported_parameter", "stream", id="stream"),
+        pytest.param(body(stream=True, n=2), "invalid_value", "n", id="a stream of two images"),
         pytest.param(body(stream="yes"), "invalid_value", "stream", id="stream is text"),
-        pytest.param(body(partial_images=2), "unsupported_parameter", "partial_images", id="partial images"),
+        *(
+            pytest.param(body(partial_images=value), "invalid_value", "partial_images", id=f"partial images {value!r}")
+            for value in (-1, 4, "2", 1.0, True)
+        ),
+        *(
+            pytest.param(body(output_format=word), "unpriced_feature", "output_format", id=word)
+            for word in ("gif", "svg")
+        ),
+        pytest.param(body(service_tier="priority"), "unpriced_feature", "service_tier", id="a dearer tier"),
+        pytest.param(body(image={"file_id": "file-1"}), "unsupported_parameter", "image", id="a file of the operator"),
+        pytest.param(body(images=["https://a.test/1.png"] * 65), "invalid_value", "image", id="65 references"),
         *(
             pytest.param(body(**{field: "x"}), "unsupported_parameter", field, id=field)
             for field in (
@@ -133,7 +143,16 @@ def sent(request: ImageRequest, to: Model = PREMIUM) -> dict[str, Any]:
         ),
         *(
             pytest.param(body(**{field: 4}), "unpriced_feature", field, id=field)
-            for field in ("num_images", "batch_size", "width", "height", "image_size", "resolution")
+            for field in (
+                "num_images",
+                "batch_size",
+                "width",
+                "height",
+                "image_size",
+                "resolution",
+                "frame_count",
+                "svg",
+            )
         ),
     ],
 )
@@ -348,6 +367,79 @@ def test_a_cheaper_model_is_asked_in_its_own_words(
 
 def test_a_cheaper_model_priced_by_tokens_chooses_size_and_quality_itself() -> None:
     assert sent(asked(size="1024x1792", quality="hd"), BY_TOKENS).keys() == {"model", "prompt"}
+
+
+# Images sent along, and images kept
+
+
+def test_an_image_sent_along_counts_as_an_image_whatever_its_bytes_and_travels_as_it_came() -> None:
+    urls = ["https://example.test/a.png", "data:image/png;base64," + "A" * 50_000]
+    request = asked(model="tokens", images=urls, mask="https://example.test/m.png")
+    assert request.references == 3
+    assert request.text_bytes == len(PROMPT)
+    assert sent(request, BY_TOKENS)["images"] == urls
+    held = request.worst_case(BY_TOKENS, BY_TOKENS.price)
+    assert held == (9 + 32 + 3 * 8_000) * 8_000 + 1_000 * OUTPUT, "at the dearest rate of input, that of images"
+    expected = request.estimate(BY_TOKENS, BY_TOKENS.price).expected
+    assert expected == 3 * INPUT + 3 * 4_354 * 8_000 + 1_000 * OUTPUT < held
+
+
+def test_by_the_written_rule_images_sent_along_stay_within_the_context() -> None:
+    small = replace(BY_TOKENS, context_tokens_max=1_000)
+    request = asked(model="tokens", images=["https://example.test/a.png"] * 3)
+    assert request.unfinished_usage(small) == Usage(uncached_input=3, image_input=997, image_output=1_000, pieces=1)
+    assert request.meter_unanswered(small).cost_nano_usd <= request.worst_case(small, small.price)
+
+
+def test_an_image_sent_along_needs_a_price_where_tokens_are_paid_and_none_where_images_are() -> None:
+    request = asked(image="https://example.test/a.png")
+    no_image_input = replace(BY_TOKENS, name="premium", price=replace(BY_TOKENS.price, image_input=None))
+    with pytest.raises(UnpricedUsage):
+        request.worst_case(no_image_input, no_image_input.price)
+    assert not request.fits(no_image_input)
+    assert request.worst_case(PREMIUM, PREMIUM.price) == 4 * CENT
+
+
+class Shelf:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Answered, ImageRequest]] = []
+
+    async def keep(self, answered: Answered, request: ImageRequest) -> bytes | None:
+        self.seen.append((answered, request))
+        return b"{}"
+
+
+GIVES_URLS = replace(PREMIUM, capabilities=frozenset({"url"}))
+
+
+@pytest.mark.parametrize(
+    ("served", "is_kept", "wanted", "asks"),
+    [
+        pytest.param(PREMIUM, True, "url", None, id="the model gives bytes, which are kept"),
+        pytest.param(GIVES_URLS, True, "url", "url", id="the model gives URLs itself"),
+        pytest.param(PREMIUM, False, "url", "url", id="nothing is kept: the provider decides"),
+        pytest.param(PREMIUM, True, "b64_json", "b64_json", id="bytes were asked for"),
+    ],
+)
+def test_a_url_is_asked_for_where_the_model_gives_one(
+    served: Model, is_kept: bool, wanted: str, asks: str | None
+) -> None:
+    request = asked(response_format=wanted)
+    request.keeper = Shelf() if is_kept else None
+    assert sent(request, served).get("response_format") == asks
+
+
+async def test_what_is_kept_is_the_answer_and_its_request() -> None:
+    request, shelf = asked(), Shelf()
+    answered = Answered("req_1", None, PREMIUM, b"{}", {}, None, 1)  # type: ignore[arg-type]
+    assert not request.keeps_state
+    assert await request.keep(answered) is None
+    request.keeper = shelf
+    assert request.keeps_state
+    assert await request.keep(answered) == b"{}"
+    assert shelf.seen == [(answered, request)]
 
 
 # What came back

@@ -1,7 +1,7 @@
 """Reload: what counts afterwards, what is told, and everything that leaves things as they were."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -69,11 +69,11 @@ class World:
         assert old in text
         path.write_text(text.replace(old, new, 1))
 
-    async def record_prices(self, prices: Mapping[str, Price]) -> None:
+    async def record_prices(self, prices: Iterable[tuple[str, Price]]) -> None:
         await asyncio.sleep(0)
         if self.store_fails:
             raise StoreError("the disk is full")
-        self.recorded.append(prices)
+        self.recorded.append(dict(prices))
 
     async def plans_in_use(self) -> Collection[str]:
         await asyncio.sleep(0)
@@ -241,9 +241,9 @@ async def test_the_keys_in_the_environment_decide_again_which_models_are_on(worl
 async def test_new_prices_are_recorded_before_they_count(world: World) -> None:
     seen: list[int | None] = []
 
-    async def record(prices: Mapping[str, Price]) -> None:
+    async def record(prices: Iterable[tuple[str, Price]]) -> None:
         await asyncio.sleep(0)
-        seen.extend((prices["small"].output, world.live.catalog.models["small"].price.output))
+        seen.extend((dict(prices)["small"].output, world.live.catalog.models["small"].price.output))
 
     world.edit(world.pricing, "output_usd_per_mtok = 2", "output_usd_per_mtok = 20")
     await world.live.reload(record_prices=record, plans_in_use=world.plans_in_use)

@@ -16,6 +16,7 @@ LABELS = {
     "gateway_calls_in_flight": set(),
     "gateway_refused": {"endpoint", "code"},
     "gateway_rejected": {"endpoint", "code"},
+    "gateway_failed_attempts": {"provider", "error"},
     "gateway_calls": ROUTE_LABELS | {"outcome"},
     "gateway_cost_nano_usd": ROUTE_LABELS,
     "gen_ai_client_token_usage": ROUTE_LABELS | {"gen_ai_token_type"},
@@ -57,6 +58,7 @@ def test_the_labels_are_these_and_never_a_creator() -> None:
         page.finished(streamed(), 0.3)
         page.refused("chat", "insufficient_quota")
         page.rejected("chat", "invalid_api_key")
+        page.failed_attempt("openai", "rate_limit")
     for name, family in parsed(page).items():
         assert family.samples, name
         for sample in family.samples:

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from gateway.admission import Admitted
+from gateway.attempts import Attempts
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import read_chat_request
 from gateway.config import Settings
 from gateway.images import read_image_request
 from gateway.ledger.records import Outcome
 from gateway.metering import NOTHING, Ending, Metered, estimated
+from gateway.model_request import NOTHING_OUTGOING as SENT
 from gateway.providers.mock import MockProvider
 from gateway.settlement import settle
 from gateway.usage import Usage
@@ -50,7 +52,9 @@ def admitted(
     made = hold("req_1")
     made = made._replace(route=made.route._replace(payer=payer, payer_unit=unit), amount_nano_usd=held)
     provider = MockProvider(ROW, "", Settings())
-    return Admitted(request, model, provider, ROW, made, (), b"", own_price or model.price, credits_each)
+    once = Attempts(1, attempts_max=1, retries=0, ends_at=0.0)
+    price = own_price or model.price
+    return Admitted(request, model, provider, ROW, made, (), SENT, price, credits_each, made.route, (), once)
 
 
 def pictures(returned: int) -> Metered:

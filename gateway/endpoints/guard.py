@@ -1,7 +1,7 @@
 """Plain ASGI middleware in front of the router: who may pass, and a request id on every answer.
 
 Everything below /v1 needs a virtual key and everything below /admin an admin key, known path or not; what is open is
-listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there.
+listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there. The URL of an asset is its own key.
 """
 
 import time
@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.addresses import client_address
 from gateway.answers import denied
+from gateway.assets.links import ASSETS_PATH
 from gateway.auth import Authenticator
 from gateway.calls import new_request_id
 from gateway.endpoints import error_response
@@ -33,7 +34,7 @@ class CreatorOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS or path.startswith("/admin/"):
+        if path in OPEN_PATHS or path.startswith(("/admin/", ASSETS_PATH)):
             await self._app(scope, receive, send)
             return
         try:

@@ -5,6 +5,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from gateway.endpoints import json_response
+from gateway.routing import Deployments
 
 
 async def live(request: Request) -> Response:
@@ -17,6 +18,9 @@ async def ready(request: Request) -> Response:
     checks: dict[str, str] = request.app.state.readiness()
     is_ready = all(state == "ok" for state in checks.values())
     status = "ok" if is_ready else "unavailable"
+    deployments: Deployments = request.app.state.deployments
+    # Told, but no reason to take no calls: other models may be well.
+    checks |= {"providers": ", ".join(deployments.troubled()) or "ok"}
     return json_response({"status": status, "checks": checks}, 200 if is_ready else 503)
 
 

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from gateway.catalog import Catalog, Model
 from gateway.endpoints import json_response
 from gateway.errors import NotFound
+from gateway.price_table import price_table
 from policies.access import may_use
 from policies.types import Account
 
@@ -16,7 +17,7 @@ _CREATED = 1_700_000_000
 
 async def list_models(request: Request) -> Response:
     catalog: Catalog = request.app.state.live.catalog
-    usable = [_shown(model) for model in catalog.models.values() if _may_use(request.state.account, model)]
+    usable = [_shown(model) for model in catalog.models.values() if may_call(request.state.account, model)]
     return json_response({"object": "list", "data": usable})
 
 
@@ -24,17 +25,34 @@ async def retrieve_model(request: Request) -> Response:
     name = request.path_params["name"]
     catalog: Catalog = request.app.state.live.catalog
     model = catalog.models.get(name)
-    if model is None or not _may_use(request.state.account, model):
+    if model is None or not may_call(request.state.account, model):
         raise NotFound("There is no such model for this key.", code="model_not_found", param="model")
     return json_response(_shown(model))
 
 
-def _may_use(account: Account, model: Model) -> bool:
+def may_call(account: Account, model: Model) -> bool:
+    """Whether the model is on, and the key and plan of the account allow it somewhere."""
     return model.active and may_use(account, model.name, model.tier, model.endpoints)
 
 
 def _shown(model: Model) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": _CREATED, "owned_by": model.provider}
+    """OpenAI's four fields, and what the catalog says beside them."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": model.provider,
+        "display_name": model.display_name or model.name,
+        "description": model.description,
+        "tier": model.tier,
+        "endpoints": sorted(model.endpoints),
+        "capabilities": sorted(model.capabilities),
+        "context_tokens_max": model.context_tokens_max,
+        "output_tokens_max": model.output_tokens_max,
+        "price": price_table(model.price),
+        "credits": model.credits,
+        "downgrade_to": model.downgrade_to,
+    }
 
 
 routes = [

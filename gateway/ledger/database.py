@@ -7,7 +7,7 @@ every transaction that was committed before it began, and never waits for the wr
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -128,12 +128,16 @@ class Database:
         """What `task` returned, run in a transaction on the writer's thread. Keep it short. Raises `StoreError`."""
         return await self.ledger.run(task)
 
-    async def record_prices(self, prices: Mapping[str, Price]) -> None:
-        """Keep the price of each model under its version, so that entries can be computed again. Known ones stay."""
+    async def record_prices(self, prices: Mapping[str, Price] | Iterable[tuple[str, Price]]) -> None:
+        """Keep the price of each model under its version, so that entries can be computed again. Known ones stay.
+
+        A model may have several prices: then they are pairs.
+        """
+        pairs = prices.items() if isinstance(prices, Mapping) else prices
         known = {(row["model"], row["version"]) for row in await self.fetch_all(select(price_rows))}
         new = [
             {"model": model, "version": price.version, "row": price_to_json(price), "first_used_at": now_ms()}
-            for model, price in prices.items()
+            for model, price in pairs
             if (model, price.version) not in known
         ]
         if new:

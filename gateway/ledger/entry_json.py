@@ -1,7 +1,8 @@
 """Ledger rows as the admin API shows them: JSON objects, and cells that a spreadsheet will not run.
 
 Token totals are OpenAI's inclusive ones: `cached_input_tokens` and `cache_write_tokens` are part of `input_tokens`,
-`reasoning_tokens` of `output_tokens`. Money is there twice: an exact integer of nano-dollars, and dollars as an exact
+`reasoning_tokens` of `output_tokens`. Images, seconds of audio and characters of speech are one column of the tables, which
+the endpoint tells apart; here each has its own. Money is there twice: an exact integer of nano-dollars, and dollars as an exact
 decimal string without trailing zeros.
 """
 
@@ -15,7 +16,7 @@ from gateway.ledger.periods import rfc3339
 from gateway.ledger.schema import ENTRY_COLUMNS
 from gateway.ledger.statements import Row
 from gateway.pricing import usd
-from gateway.usage import Usage
+from gateway.usage import PIECE_NAMES, PIECES_OF_ENDPOINT, Usage
 
 __all__ = ["ENTRY_FIELDS", "csv_header", "csv_line", "entry_json", "explained_json", "sums_json"]
 
@@ -49,6 +50,7 @@ def entry_json(row: Row) -> Row:
         "charge_price_version": row["charge_price_version"],
         "variant": row["variant"],
         **_tokens(row),
+        **_pieces(row),
         "cost_nano_usd": row["cost_nano_usd"],
         "cost_usd": usd(row["cost_nano_usd"]),
         "charge_nano_usd": row["charge_nano_usd"],
@@ -86,12 +88,13 @@ def explained_json(row: Row) -> Row:
 
 
 def sums_json(row: Mapping[str, Any]) -> Row:
-    """The sums of a rollup row, without its keys."""
+    """The sums of rollup rows as `gateway.ledger.queries.costs` has them, without their keys."""
     return {
         "calls": row["calls"],
         "attempts": row["attempts"],
         "errors": row["errors"],
         **_tokens(row),
+        **{name: row[name] for name in PIECE_NAMES},
         "cost_nano_usd": row["cost_nano_usd"],
         "cost_usd": usd(row["cost_nano_usd"]),
         "charge_nano_usd": row["charge_nano_usd"],
@@ -124,8 +127,14 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, int]:
         "reasoning_tokens": usage.reasoning,
         "audio_output_tokens": usage.audio_output,
         "image_output_tokens": usage.image_output,
-        "images": usage.pieces,
     }
+
+
+def _pieces(row: Mapping[str, Any]) -> dict[str, int]:
+    """The pieces of an entry under their name, and none of all others."""
+    pieces = dict.fromkeys(PIECE_NAMES, 0)
+    pieces[PIECES_OF_ENDPOINT.get(row["endpoint"], "images")] = row["pieces"]
+    return pieces
 
 
 def _json(text: str, empty: Any) -> Any:

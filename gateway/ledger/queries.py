@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, case, func, or_, select
 
 from gateway.errors import RequestError
 from gateway.ledger.database import Database
@@ -20,8 +20,10 @@ from gateway.ledger.schema import (
     usage_daily,
 )
 from gateway.ledger.statements import Row
+from gateway.usage import PIECE_NAMES, PIECES_OF_ENDPOINT
 
 __all__ = [
+    "COST_SUMS",
     "GROUPS",
     "CostFilter",
     "EntryFilter",
@@ -40,6 +42,8 @@ _MONTH_KEY = (usage_daily.c.creator, usage_daily.c.payer, usage_daily.c.kind)
 _CONSUMED = frozenset({"usage", "refund", "adjustment"})
 """Kinds whose amounts were consumed by the creator or given back of that: no grants, and no credits that expired."""
 GROUPS_MAX = 100_000
+COST_SUMS = (*USAGE_DAILY_SUMS, *PIECE_NAMES)
+"""The sums that `costs` has: `pieces` also by what they are, as images and seconds make no sum."""
 
 _MONTH = func.substr(usage_daily.c.period_day, 1, 7)
 GROUPS: Mapping[str, ColumnElement[Any]] = {
@@ -135,11 +139,20 @@ async def costs(
     """
     keys = [GROUPS[name].label(name) for name in group_by]
     sums = [func.sum(usage_daily.c[name]).label(name) for name in USAGE_DAILY_SUMS]
+    sums += [func.sum(_pieces(name)).label(name) for name in PIECE_NAMES]
     query: Select[Any] = select(*keys, *sums).where(*wanted.conditions()).group_by(*keys).order_by(*keys)
     rows = await database.fetch_all(query.limit(groups_max + 1))
     if len(rows) > groups_max:
         raise RequestError(f"That makes more than {groups_max} rows: ask for a shorter range or fewer groups.")
     return rows
+
+
+def _pieces(name: str) -> ColumnElement[int]:
+    """The pieces of a rollup row if they are these, else 0."""
+    endpoint = usage_daily.c.endpoint
+    named = sorted(other for other, pieces in PIECES_OF_ENDPOINT.items() if pieces == name)
+    are_these = endpoint.in_(named) if named else endpoint.not_in(sorted(PIECES_OF_ENDPOINT))
+    return case((are_these, usage_daily.c.pieces), else_=0)
 
 
 async def charges_of_month(database: Database, month: str) -> tuple[list[Row], int | None]:

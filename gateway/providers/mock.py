@@ -9,8 +9,9 @@ The upstream model's name says how it behaves:
     ...slow...        200 ms to the first byte, 50 ms between the pieces
     ...f20d10n64...   20 ms to the first byte, 10 ms between the pieces, 64 pieces
 
-Everything else repeats what the user said last. A token is four bytes, rounded up. Images come from
-`gateway.providers.mock_images`, whose names say more; statuses, deaths and the first byte's delay are the same for both.
+Everything else repeats what the user said last. A token is four bytes, rounded up. This module is chat; all other
+endpoints are `gateway.providers.mock_endpoints`, where names may say more (`mock_images`, `mock_audio`). Statuses, deaths
+and delays are the same for all.
 """
 
 import asyncio
@@ -24,9 +25,10 @@ import orjson
 from gateway.catalog import ProviderRow
 from gateway.config import Settings
 from gateway.providers.base import Deadlines, Exchange, FailureKind, UpstreamFailure, UpstreamRequest
-from gateway.providers.mock_images import image_answer
+from gateway.providers.mock_answers import Reply, json_reply, words_of
+from gateway.providers.mock_endpoints import read_fields, reply
 
-IMAGES_PATH = "/images/generations"
+CHAT_PATH = "/chat/completions"
 
 _TIMING = re.compile(r"f(\d{1,6})d(\d{1,6})n(\d{1,6})")
 _ERROR = re.compile(r"error-([45]\d\d)")
@@ -41,20 +43,24 @@ class MockProvider:
     async def open(self, request: UpstreamRequest, gate: Awaitable[None]) -> Exchange:
         await gate
         request.on_dial()
-        body = orjson.loads(request.body)
-        model: str = body["model"]
+        body, files = await read_fields(request)
+        model: str = body.get("model", "")
         if status := _ERROR.search(model):
-            return _Answer(int(status[1]), "application/json", _once(_error(int(status[1]))), request.deadlines)
+            return _refusal(int(status[1]), request.deadlines)
         await asyncio.sleep(_first_byte_s(model))
-        if body.get("stream"):
+        if request.path == CHAT_PATH and body.get("stream"):
             script = _Script.of(body)
             wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-            pieces = _paced(_events(script, wants_usage), script)
+            pieces = _paced(_events(script, wants_usage), script.between_s, script.dies_after)
             return _Answer(200, "text/event-stream; charset=utf-8", pieces, request.deadlines)
-        if "die" in model:
+        answer = _completed(body) if request.path == CHAT_PATH else reply(request.path, body, files)
+        if answer is None:
+            return _refusal(404, request.deadlines, "The mock has nothing at this path.")
+        count = len(answer.pieces)
+        if "die" in model and count == 1:
             raise UpstreamFailure("died", "a mock that dies", is_sent=True, is_fully_sent=True)
-        answer = image_answer(body) if request.path == IMAGES_PATH else _completion(_Script.of(body))
-        return _Answer(200, "application/json", _once(orjson.dumps(answer)), request.deadlines)
+        pieces = _paced(iter(answer.pieces), _between_s(model), count // 2 if "die" in model else None)
+        return _Answer(200, answer.content_type, pieces, request.deadlines)
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -64,6 +70,12 @@ def _first_byte_s(model: str) -> float:
     if timing := _TIMING.search(model):
         return int(timing[1]) / 1000
     return 0.2 if "slow" in model else 0.0
+
+
+def _between_s(model: str) -> float:
+    if timing := _TIMING.search(model):
+        return int(timing[2]) / 1000
+    return 0.05 if "slow" in model else 0.0
 
 
 class _Script(NamedTuple):
@@ -84,10 +96,8 @@ class _Script(NamedTuple):
     def of(cls, body: dict[str, Any]) -> "_Script":
         model = body["model"]
         said = _last_user_text(body["messages"])
-        words = [f"{word} " for word in f"You said: {said}".split()] if said else ["Hello! "]
-        between_s = 0.05 if "slow" in model else 0.0
+        words = words_of(said)
         if timing := _TIMING.search(model):
-            between_s = int(timing[2]) / 1000
             words = [f"{_WORDS[i % len(_WORDS)]} " for i in range(int(timing[3]))]
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         is_cut = limit is not None and len(words) > limit
@@ -98,10 +108,15 @@ class _Script(NamedTuple):
             prompt_tokens=-(-sum(len(_text(message).encode()) for message in body["messages"]) // 4),
             reasoning_tokens=_REASONING_TOKENS if "reasoning" in model else 0,
             choices=body.get("n") or 1,
-            between_s=between_s,
+            between_s=_between_s(model),
             is_cut=is_cut,
             service_tier=body.get("service_tier"),
         )
+
+    @property
+    def dies_after(self) -> int | None:
+        """Events after which the stream breaks; None: it does not."""
+        return len(self.words) // 2 if "die" in self.model else None
 
     @property
     def tier(self) -> dict[str, str]:
@@ -158,17 +173,17 @@ class _Answer:
         """The iterator is dropped with its exchange; it holds nothing."""
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
-async def _paced(events: Iterator[bytes], script: _Script) -> AsyncIterator[bytes]:
-    for number, event in enumerate(events):
-        if number and script.between_s:
-            await asyncio.sleep(script.between_s)
-        if "die" in script.model and number > len(script.words) // 2:
+async def _paced(pieces: Iterator[bytes], between_s: float, dies_after: int | None) -> AsyncIterator[bytes]:
+    for number, piece in enumerate(pieces):
+        if number and between_s:
+            await asyncio.sleep(between_s)
+        if dies_after is not None and number > dies_after:
             raise UpstreamFailure("died", "a mock that dies", is_sent=True, is_fully_sent=True)
-        yield event
+        yield piece
+
+
+def _completed(body: dict[str, Any]) -> Reply:
+    return json_reply(_completion(_Script.of(body)))
 
 
 def _completion(script: _Script) -> dict[str, Any]:
@@ -215,15 +230,16 @@ def _event(script: _Script, fields: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(head | script.tier | fields) + b"\n\n"
 
 
-def _error(status: int) -> bytes:
+def _refusal(status: int, deadlines: Deadlines, message: str = "") -> _Answer:
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     error = {
-        "message": f"The mock answers {status}, as its name says.",
+        "message": message or f"The mock answers {status}, as its name says.",
         "type": kind,
         "param": None,
         "code": "mock_error",
     }
-    return orjson.dumps({"error": error})
+    pieces = _paced(iter([orjson.dumps({"error": error})]), 0.0, None)
+    return _Answer(status, "application/json", pieces, deadlines)
 
 
 def _first_function(tools: Any) -> str | None:

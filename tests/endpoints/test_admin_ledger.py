@@ -364,6 +364,8 @@ async def test_a_cost_row_shows_totals_and_money_exactly(five: Admin) -> None:
         "audio_output_tokens": 0,
         "image_output_tokens": 0,
         "images": 0,
+        "audio_seconds": 0,
+        "characters": 0,
         "cost_nano_usd": 4 * COST,
         "cost_usd": usd(4 * COST),
         "charge_nano_usd": 2 * COST,

@@ -13,9 +13,9 @@ from starlette.routing import Route
 from gateway.endpoints import json_response
 from gateway.endpoints.parameters import choice, database_of, day, known_parameters, refuse, yes_or_no
 from gateway.ledger.entry_json import csv_header, csv_line, sums_json
-from gateway.ledger.queries import GROUPS, CostFilter, costs
+from gateway.ledger.queries import COST_SUMS, GROUPS, CostFilter, costs
 from gateway.ledger.records import Kind, Outcome
-from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS
+from gateway.ledger.schema import USAGE_DAILY_KEY
 from gateway.ledger.statements import Row
 
 _KEYS = frozenset(USAGE_DAILY_KEY) | {"month"}
@@ -32,7 +32,7 @@ async def show_costs(request: Request) -> Response:
         text = csv_header([*group_by, *_sums(_NOTHING, group_by)]) + "".join(map(csv_line, shown))
         headers = {"content-disposition": 'attachment; filename="costs.csv"'}
         return Response(text, 200, headers, "text/csv")
-    totals = {name: sum(row[name] for row in rows) for name in USAGE_DAILY_SUMS}
+    totals = {name: sum(row[name] for row in rows) for name in COST_SUMS}
     return json_response({"data": shown, "totals": sums_json(totals)})
 
 
@@ -58,6 +58,6 @@ def _filter(query: Mapping[str, str]) -> CostFilter:
     return CostFilter(day(query, "from"), day(query, "to"), query.get("model"), equal)
 
 
-_NOTHING = dict.fromkeys(USAGE_DAILY_SUMS, 0)
+_NOTHING = dict.fromkeys(COST_SUMS, 0)
 
 routes = [Route("/admin/costs", show_costs, methods=["GET"])]

@@ -1,0 +1,161 @@
+"""Answers that must match a schema: what is taken for one, what is told of those that do not match, what is left alone."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import RequestError
+from gateway.structured import StructuredOutput, as_stream
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+GOOD = '{"name": "Ada", "age": 36}'
+
+
+def structured(schema: Any = SCHEMA) -> StructuredOutput:
+    made = StructuredOutput(
+        {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
+    )
+    made.prepare()
+    return made
+
+
+def answer(content: Any = GOOD, *, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    said = {"role": "assistant", "content": content, **message}
+    return {
+        "id": "c",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "message": said, "finish_reason": finish_reason}],
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [GOOD, f"\n {GOOD}\n", f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"Here you are: {GOOD} Anything else?"],
+)
+def test_json_is_found_in_what_models_wrap_around_it(content: str) -> None:
+    found = answer(content)
+    assert structured().checked(found) is None
+    assert found["choices"][0]["message"]["content"] == GOOD
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("I would rather not.", "not JSON"),
+        ("", "not JSON"),
+        (None, "no text"),
+        ('{"name": "Ada"}', "age"),
+        ('{"name": "Ada", "age": -1}', "at age"),
+        ('{"name": 5, "age": "x"}', "at name"),
+        ("[1, 2]", "top level"),
+    ],
+)
+def test_a_flaw_is_told_with_its_place(content: str | None, told: str) -> None:
+    flaw = structured().checked(answer(content))
+    assert flaw is not None
+    assert told in flaw
+
+
+def test_the_words_about_flaws_are_bounded() -> None:
+    flaw = structured({"type": "array", "items": {"const": "x" * 10_000}}).checked(
+        answer(orjson.dumps(["y"] * 1_000).decode())
+    )
+    assert flaw is not None
+    assert len(flaw) < 2_000
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        answer("cut", finish_reason="length"),
+        answer("", finish_reason="content_filter"),
+        answer(None, tool_calls=[{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]),
+        answer(None, refusal="I cannot."),
+    ],
+    ids=["length", "filter", "tool calls", "refusal"],
+)
+def test_what_is_no_answer_to_the_schema_passes_as_it_is(found: dict[str, Any]) -> None:
+    before = orjson.dumps(found)
+    assert structured().checked(found) is None
+    assert orjson.dumps(found) == before
+
+
+def test_every_choice_has_to_match() -> None:
+    two = answer()
+    two["choices"].append(answer("no")["choices"][0])
+    assert structured().checked(two) is not None
+
+
+@pytest.mark.parametrize(
+    "response_format",
+    [{}, {"json_schema": None}, {"json_schema": {"name": "x"}}, {"json_schema": {"schema": []}}],
+)
+def test_a_response_format_without_a_schema_is_refused(response_format: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as caught:
+        StructuredOutput({"type": "json_schema", **response_format})
+    assert caught.value.param == "response_format.json_schema"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nothing"},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$ref": "file:///etc/passwd"},
+        {"pattern": "("},
+        {"description": "x" * 300_000},
+    ],
+    ids=["no type", "another host", "a file", "no pattern", "too large"],
+)
+def test_a_schema_that_cannot_be_checked_is_refused_before_the_call(schema: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        structured(schema)
+    assert (caught.value.status, caught.value.param) == (400, "response_format.json_schema")
+
+
+def test_references_inside_a_schema_are_followed() -> None:
+    inside = {"$defs": {"n": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/n"}}
+    assert structured(inside).checked(answer("[1, 2]")) is None
+    assert structured(inside).checked(answer('["a"]')) is not None
+
+
+def test_a_pattern_that_would_backtrack_for_ever_is_checked_at_once() -> None:
+    evil = {"type": "string", "pattern": "^(a+)+$"}
+    assert structured(evil).checked(answer(orjson.dumps("a" * 5_000 + "!").decode())) is not None
+
+
+def test_the_schema_moves_from_the_format_to_the_prompt() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "response_format": {"type": "json_schema"}}
+    made = structured()
+    told = made.instruct(body)
+    assert "response_format" not in told
+    assert told["messages"][1:] == body["messages"]
+    assert orjson.dumps(SCHEMA).decode() in told["messages"][0]["content"]
+    assert len(told["messages"][0]["content"].encode()) == made.instruction_bytes
+
+
+def test_a_repair_shows_the_model_its_answer_and_the_flaw() -> None:
+    messages = structured().repair(
+        {"messages": [{"role": "user", "content": "hi"}]}, answer("nonsense"), "it is not JSON"
+    )["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == "nonsense"
+    assert messages[2]["content"].endswith("it is not JSON")
+
+
+def test_a_whole_answer_as_a_stream_says_the_same() -> None:
+    whole = answer() | {"usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    events = [event.removeprefix(b"data: ") for event in as_stream(whole, with_usage=True).split(b"\n\n")[:-1]]
+    assert events[-1] == b"[DONE]"
+    first, last, usage = map(orjson.loads, events[:-1])
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": GOOD}
+    assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "stop"}
+    assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
+    assert b"usage" not in as_stream(whole, with_usage=False)
