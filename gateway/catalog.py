@@ -97,6 +97,8 @@ class ProviderRow:
     """Tokens in `total_tokens` that neither the prompt nor the completion accounts for are reasoning (Gemini)."""
     max_tokens_field: MaxTokensField = "max_completion_tokens"
     """Where the gateway writes a bound of the output that the caller did not set (Ollama only knows `max_tokens`)."""
+    litellm_provider: str = ""
+    """Of the dialect `litellm`: which of that library's providers it is (`bedrock`, `cohere`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +331,15 @@ def _provider(name: str, table: Table) -> ProviderRow:
         gone_grace_s=None if grace_ms is None else grace_ms / 1000,
         unlisted_is_reasoning=table.flag("unlisted_is_reasoning", default=False),
         max_tokens_field=cast(MaxTokensField, max_tokens_field),
+        litellm_provider=_litellm_provider(table, dialect),
     )
+
+
+def _litellm_provider(table: Table, dialect: str) -> str:
+    name = table.text("litellm_provider")
+    if bool(name) != (dialect == "litellm") or (name and not _WORD.fullmatch(name)):
+        table.fault("is what a provider of the dialect litellm, and no other, has to name", "litellm_provider")
+    return name
 
 
 def _base_url(table: Table, dialect: str) -> str:

@@ -158,6 +158,31 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigError("\n".join(lines)) from None
 
 
+_LITELLM_ENVIRONMENT = {
+    "LITELLM_MODE": "PRODUCTION",  # or it reads a .env file of the working directory
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    "LITELLM_LOCAL_BLOG_POSTS": "True",
+    "LITELLM_TELEMETRY": "False",
+    "LITELLM_LOG": "CRITICAL",
+    "LITELLM_DROP_PARAMS": "False",
+    "LITELLM_MODIFY_PARAMS": "",
+    "LITELLM_HTTP2": "False",
+    "USE_LITELLM_PROXY": "False",
+    "DISABLE_AIOHTTP_TRANSPORT": "True",
+    "AIOHTTP_TRUST_ENV": "False",
+    "MAX_IMAGE_URL_DOWNLOAD_SIZE_MB": "0",  # no picture is ever fetched
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def set_library_defaults() -> None:
+    """What litellm reads from the environment while it is imported, whatever was there: it must fetch, report and log
+    nothing. Where it looks for keys and hosts is left alone; the gateway tells it both."""
+    os.environ.update(_LITELLM_ENVIRONMENT)
+
+
 def provider_key(variable: str) -> str | None:
     """The provider key in the environment variable a catalog row names; None when it is unset or empty."""
     return os.environ.get(variable) or None

@@ -51,8 +51,8 @@ from gateway.usage import Usage, from_images
 __all__ = [
     "IMAGES_MAX",
     "PARTIAL_IMAGES_MAX",
-    "ImageRequest",
     "ImageKeeper",
+    "ImageRequest",
     "base_name",
     "check_image_fields",
     "read_image_request",

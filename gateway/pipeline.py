@@ -364,8 +364,10 @@ class Pipeline:
         """Pieces as they came; what ends the answer only after the settle."""
         answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *relay.head]
         broken: UpstreamFailure | None = None
+        has_ended = False
         try:
             await Pump(call, relay, responder, answer_headers, bytes_max=self._settings.stream_bytes_max).run(exchange)
+            has_ended = True
         except UpstreamFailure as failure:
             broken = failure
             log_failure(call, admitted, failure)
@@ -380,7 +382,8 @@ class Pipeline:
             raise
         call.forbid_interrupts()
         exchange.close()
-        rest = relay.finish()
+        # Of an answer that broke off nothing is the end, unless it had said so.
+        rest = relay.finish() if has_ended or relay.is_done else b""
         ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
         cost = await self._booking.end(call, admitted, ending)
@@ -472,7 +475,11 @@ class Pipeline:
                 },
             )
         if responder.is_started:
-            await responder.end(b"data: " + error_body(error.message, error.type, error.code) + b"\n\n")
+            if call.error_shape is GatewayError.body:
+                event = b"data: " + error_body(error.message, error.type, error.code) + b"\n\n"
+            else:
+                event = b"event: error\ndata: " + call.error_shape(error) + b"\n\n"
+            await responder.end(event)
             return
         headers: list[Header] = [*known, _JSON]
         if not known:

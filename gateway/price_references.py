@@ -246,6 +246,8 @@ class GenaiPrices:
         if model.endpoints <= {"images", "image_edits"} and "image_output_usd_per_mtok" not in figures:
             # Of a model that only makes images, this list calls the rate of an image plain output.
             _rename(figures, "output_usd_per_mtok", "image_output_usd_per_mtok")
+        if model.endpoints == {"speech"}:
+            _rename(figures, "output_usd_per_mtok", "audio_output_usd_per_mtok")  # likewise of what only speaks
         return figures
 
     def _service_tiers(self, row: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.price_rows import IMAGE_DIGITS, PRICE_FIELDS, RATE_DIGITS, Price
+from gateway.price_rows import IMAGE_DIGITS, PIECE_PRICES, PRICE_FIELDS, RATE_DIGITS, Price
 from gateway.pricing import usd
 
 __all__ = ["price_table"]
@@ -15,6 +15,9 @@ def price_table(price: Price) -> dict[str, Any]:
         for name in PRICE_FIELDS
         if (rate := getattr(price, name)) is not None
     }
+    for name, piece in PIECE_PRICES.items():
+        if (rate := getattr(price, name)) is not None:
+            shown[piece.key] = usd(rate, piece.digits)
     if price.above_input_tokens is not None:
         shown["above_input_tokens"] = price.above_input_tokens
     if price.images:

@@ -7,11 +7,12 @@ as it must.
 
 Health is per deployment and process. A rate limit cools a deployment down for as long as it asks for, within bounds: it is
 only tried after the others. Failures in a row open its circuit: for a while it is not tried at all, then by one call at a
-time. Nothing here waits or dials.
+time. Where there is nobody else to ask, only a deployment that cannot even be reached is left alone: every other failure
+may be the doing of one caller, who must not take the model away from all. Nothing here waits or dials.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import log
@@ -44,6 +45,8 @@ class _Key(NamedTuple):
 class _Health:
     failures: int = 0
     """In a row."""
+    unreached: int = 0
+    """How many of the last ones did not even get a connection."""
     opened_until: float = 0.0
     """The circuit is open until then; afterwards one call in as many seconds may try. 0: it is closed."""
     cool_until: float = 0.0
@@ -72,23 +75,16 @@ class Deployments:
     def order(self, model: Model, creator: str) -> Sequence[Model]:
         """The deployments of `model` a call of `creator` may try, the first choice first; never empty.
 
-        Raises `UpstreamError` 503 with the wait when the circuits of all of them are open.
+        Raises `UpstreamError` 503 with the wait when none of them could be reached of late.
         """
         if not model.deployments:
-            if self._health:
-                self._require_one([model])
-            return (model,)
+            return self._usable([model]) if self._health else (model,)
         drawn = sorted(
             model.deployments,
             key=lambda each: self._score(each.model, each.weight, model.name, creator if model.sticky else None),
         )
         models = [each.model for each in drawn]
-        if not self._health:
-            return models
-        self._require_one(models)
-        now = self._clock()
-        usable = [each for each in models if not self._is_open(each, now)]
-        return sorted(usable, key=lambda each: self._is_cooling(each, now))
+        return self._usable(models) if self._health else models
 
     def dials(self, model: Model) -> None:
         """A call is about to try it: where the circuit was open, the next one may in `open_s` seconds."""
@@ -114,6 +110,7 @@ class Deployments:
             health.cool_until = now + _OPERATOR_COOLDOWN_S
         elif error in _COUNTED_FAILURES:
             health.failures += 1
+            health.unreached = health.unreached + 1 if error == "unreachable" else 0
             if 0 < self._failures_max <= health.failures:
                 health.opened_until = now + self._open_s
 
@@ -150,20 +147,28 @@ class Deployments:
             "last_error": health.last_error,
         }
 
-    def _require_one(self, models: Iterable[Model]) -> None:
+    def _usable(self, models: Sequence[Model]) -> Sequence[Model]:
+        """Those in good health first. Raises `UpstreamError` where none is worth trying."""
         now = self._clock()
-        waits = [health.opened_until - now if (health := self._health.get(_key(each))) else 0.0 for each in models]
-        if (wait := min(waits)) > 0:
-            raise UpstreamError(
-                "The provider of this model has failed several times in a row and is given a pause.",
-                status=503,
-                code="circuit_open",
-                headers={"retry-after": str(int(wait) + 1)},
-            )
+        if closed := [each for each in models if self._open_for_s(each, now) <= 0]:
+            return sorted(closed, key=lambda each: self._is_cooling(each, now))
+        if reachable := [each for each in models if not self._is_out_of_reach(each)]:
+            return reachable
+        wait_s = min(self._open_for_s(each, now) for each in models)
+        raise UpstreamError(
+            "The provider of this model could not be reached several times in a row; try again in a moment.",
+            status=503,
+            code="circuit_open",
+            headers={"retry-after": str(int(wait_s) + 1)},
+        )
 
-    def _is_open(self, model: Model, now: float) -> bool:
+    def _open_for_s(self, model: Model, now: float) -> float:
         health = self._health.get(_key(model))
-        return health is not None and health.opened_until > now
+        return 0.0 if health is None else health.opened_until - now
+
+    def _is_out_of_reach(self, model: Model) -> bool:
+        health = self._health.get(_key(model))
+        return health is not None and health.unreached >= self._failures_max
 
     def _is_cooling(self, model: Model, now: float) -> bool:
         health = self._health.get(_key(model))

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.rig.catalog import dialect_rows
 from tests.rig.gateway import Gateway, Key
 from tests.rig.policy_world import policy_gateway
+from tests.rig.routing_world import black_hole, routed_gateway
 from tests.rig.upstream import Upstream
 
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -69,3 +71,19 @@ def hasty_key(hasty: Gateway) -> Key:
 def policies(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The gateway of the policy tests: its models and plans are those of `tests.rig.policy_world`."""
     yield from _served(policy_gateway(tmp_path_factory.mktemp("policies"), upstream))
+
+
+@pytest.fixture(scope="session")
+def routing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway of the routing tests: its models are those of `tests.rig.routing_world`, its circuits stay closed."""
+    with black_hole() as port:
+        folder = tmp_path_factory.mktemp("routing")
+        deadlines = {"CONNECT_TIMEOUT_S": 0.5, "FIRST_BYTE_TIMEOUT_S": 1, "IDLE_TIMEOUT_S": 1}
+        yield from _served(routed_gateway(folder, upstream, hole_port=port, **deadlines))
+
+
+@pytest.fixture(scope="session")
+def dialects(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with a provider of every native dialect (`tests.rig.catalog.dialect_rows`)."""
+    models = dialect_rows(upstream.base_url)
+    yield from _served(Gateway(tmp_path_factory.mktemp("dialects"), upstream, models=models))

@@ -557,7 +557,6 @@ def test_the_first_model_of_a_first_run_is_a_priced_mock() -> None:
         ("gemini-2.5-flash", {"input": 300_000, "output": 2_500_000}),
         ("gemini-2.5-flash-lite", {"input": 100_000, "output": 400_000}),
         ("gpt-4o-mini", {"input": 150_000, "cached_input": 75_000, "output": 600_000}),
-        ("flux-schnell", {"images": {"*/*": 3 * 10**9}}),
         ("text-embedding-3-small", {"input": 20_000, "output": None}),
         ("llama3.1", {"input": 0, "output": 0}),
         ("mock-image", {"images": {"*/*": 3 * 10**9}}),
@@ -566,6 +565,13 @@ def test_the_first_model_of_a_first_run_is_a_priced_mock() -> None:
 def test_the_packaged_prices_are_the_published_ones(name: str, prices: dict[str, object]) -> None:
     price = load_catalog().models[name].price
     assert {field: getattr(price, field) for field in prices} == prices
+
+
+def test_flux_costs_a_price_for_each_megapixel_begun() -> None:
+    price = load_catalog().models["flux-schnell"].price
+    assert price.image_pico_usd("1024x1024/standard") == 3 * 10**9
+    assert price.image_pico_usd("1024x1792/standard") == 6 * 10**9
+    assert price.image_pico_usd("4096x4096/standard") is None
 
 
 def test_dall_e_3_is_priced_by_size_and_quality() -> None:
@@ -627,6 +633,7 @@ def test_packaged_premium_models_downgrade_to_a_cheaper_tier_or_a_cheaper_model(
         target = models[model.downgrade_to or ""]
         assert target.provider == model.provider or model.name == "dall-e-3"
         if model.price.images is None:
-            assert (target.price.output or 0) < (model.price.output or 0)
+            dear, cheap = (price.character or price.output or 0 for price in (model.price, target.price))
+            assert 0 < cheap < dear
         for variant, pico_usd in (model.price.images or {}).items():
             assert 0 < (target.price.image_pico_usd(variant) or 0) < pico_usd

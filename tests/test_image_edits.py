@@ -290,6 +290,9 @@ async def test_a_form_above_the_bound_is_refused() -> None:
 
 
 class Shelf:
+    def keeper(self, body: object) -> "Shelf":
+        return self
+
     async def keep(self, answered: object, request: object) -> bytes | None:
         return None
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission import Admitted
+from gateway.attempts import Attempts
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import read_chat_request
 from gateway.config import Settings
@@ -20,6 +21,7 @@ from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.rows import entry_row
 from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, usage_daily
 from gateway.metering import Ending, reported
+from gateway.model_request import NOTHING_OUTGOING as SENT
 from gateway.pricing import cost_nano_usd, usd, worst_case_nano_usd
 from gateway.providers.mock import MockProvider
 from gateway.settlement import settle
@@ -44,7 +46,8 @@ def admitted(price: Price, own_price: Price | None = None) -> Admitted:
     model = Model("tiny", "mock", "tiny", frozenset({"chat"}), price)
     request = read_chat_request(b'{"model":"tiny","messages":[{"role":"user","content":"a"}]}')
     provider = MockProvider(ROW, "", Settings())
-    return Admitted(request, model, provider, ROW, hold("req_1"), (), b"", own_price or price)
+    once, made = Attempts(1, attempts_max=1, retries=0, ends_at=0.0), hold("req_1")
+    return Admitted(request, model, provider, ROW, made, (), SENT, own_price or price, None, made.route, (), once)
 
 
 def finished(price: Price, usage: Usage, request_id: str = "req_1") -> Entry:

@@ -92,6 +92,12 @@ async def test_lists_are_read_with_and_without_brackets_and_in_order() -> None:
     assert [file.data for file in form.files_of("image")] == [b"1", b"2"]
 
 
+def test_values_read_like_a_json_body() -> None:
+    fields = [("a", "1"), ("b", "2"), ("a", "3"), ("metadata[order]", "7"), ("a", "4"), ("c[d]", "5")]
+    assert Form(fields).values() == {"a": ["1", "3", "4"], "b": "2", "c[d]": "5", "metadata": {"order": "7"}}
+    assert Form().values() == {}
+
+
 async def test_a_form_of_nothing_is_a_form() -> None:
     assert await _read(f"--{BOUNDARY}--\r\n".encode()) == Form()
 

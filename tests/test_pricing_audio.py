@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.catalog import Model, Price, lint_catalog, load_catalog
 from gateway.errors import ConfigError
+from gateway.plans import load_plans, plan_to_json, with_overrides
 from gateway.price_rows import CHARACTERS, SECONDS, row_of
 from gateway.pricing import (
     UnpricedUsage,
@@ -242,3 +243,25 @@ def test_cached_tokens_are_taken_off_the_text_first() -> None:
 def test_what_is_no_object_reports_nothing(usage: object) -> None:
     assert from_speech(usage, input_tokens_max=9, output_tokens_max=9) is None
     assert from_transcription(usage, input_tokens_max=9, output_tokens_max=9) is None
+
+
+# What a plan says
+
+
+def test_a_plan_writes_them_as_the_catalog_does(tmp_path: Path) -> None:
+    plans = tmp_path / "plans.toml"
+    plans.write_text('[plans.x.prices."m"]\naudio_usd_per_second = 0.0002\nspeech_usd_per_mchar = 20\n')
+    plan = load_plans(plans)["x"]
+    assert plan.prices == {"m": {"audio_second": 200_000_000, "character": 20_000_000}}
+    shown = plan_to_json(plan)["prices"]
+    assert shown == {"m": {"audio_usd_per_second": "0.0002", "speech_usd_per_mchar": "20"}}
+    lifted = with_overrides(plan, {"prices": {"m": {"audio_usd_per_second": None}}})
+    assert lifted.prices == {"m": {"character": 20_000_000}}
+
+
+@pytest.mark.parametrize("row", ["audio_usd_per_second = 1001", "speech_usd_per_mchar = -1", "audio_usd_per_mchar = 1"])
+def test_a_plan_refuses_prices_nobody_can_mean(tmp_path: Path, row: str) -> None:
+    plans = tmp_path / "plans.toml"
+    plans.write_text(f'[plans.x.prices."m"]\n{row}\n')
+    with pytest.raises(ConfigError):
+        load_plans(plans)

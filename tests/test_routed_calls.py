@@ -23,7 +23,13 @@ def at(provider: str, upstream: str = "echo", *more: str) -> str:
 
 LATER = "weight = 0"
 OWN_PRICE = ("input_usd_per_mtok = 3", "output_usd_per_mtok = 30")
-MODELS = "".join(
+NOWHERE = """
+[providers.nowhere]
+dialect = "openai"
+base_url = "http://127.0.0.1:1/v1"
+
+"""
+MODELS = NOWHERE + "".join(
     [
         routed("second-helps", at("mock", "error-503"), at("other", "echo", LATER, *OWN_PRICE)),
         routed("none-helps", at("mock", "error-503"), at("other", "error-429", LATER)),
@@ -32,7 +38,7 @@ MODELS = "".join(
         routed("many", *[at("mock", f"error-50{n}") for n in range(5)]),
         routed("by-name", 'model = "talk-other"', more=""),
         chat_model("again", upstream="error-503", more="retries = 1"),
-        chat_model("down", upstream="error-500"),
+        chat_model("down", provider="nowhere"),
         chat_model("free-form"),
         chat_model("enforced", more='capabilities = ["json_schema"]'),
     ]
@@ -122,13 +128,13 @@ async def test_a_client_about_to_give_up_gets_no_further_attempt(tmp_path: Path)
 async def test_a_deployment_that_keeps_failing_is_left_alone_and_nothing_is_booked(tmp_path: Path) -> None:
     async with world(tmp_path, circuit_failures_max=3) as gateway:
         key = await gateway.new_key()
-        assert [(await gateway.chat(key, "down")).status for _ in range(3)] == [500] * 3
+        assert [(await gateway.chat(key, "down")).status for _ in range(3)] == [502] * 3
         answer = await gateway.chat(key, "down")
         assert (answer.status, answer.code) == (503, "circuit_open")
         assert int(answer.headers["retry-after"]) >= 1
         assert len(entries(gateway)) == 3
         assert (await gateway.chat(key, "talk")).status == 200
-        assert gateway.services.deployments.troubled() == ["mock/error-500"]
+        assert gateway.services.deployments.troubled() == ["nowhere/echo"]
 
 
 async def test_the_hold_covers_the_dearest_deployment(tmp_path: Path) -> None:

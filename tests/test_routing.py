@@ -103,9 +103,9 @@ def test_an_open_circuit_lets_one_call_try_after_its_time(world: World) -> None:
     assert world.of.troubled() == []
 
 
-def test_with_every_circuit_open_the_wait_is_told(world: World) -> None:
+def test_with_nobody_in_reach_the_wait_is_told(world: World) -> None:
     for provider in ("p0", "p1"):
-        world.fail(provider, 3)
+        world.fail(provider, 3, "unreachable")
         world.now += 2
     with pytest.raises(UpstreamError) as caught:
         world.order(several(1, 1))
@@ -114,9 +114,17 @@ def test_with_every_circuit_open_the_wait_is_told(world: World) -> None:
     assert world.order(several(1, 1)) == ["p0"]
 
 
-def test_a_lone_deployment_fails_fast_too() -> None:
-    world = World()
-    world.fail("openai", 3)
+@pytest.mark.parametrize("error", ["server_error", "timeout", "broken"])
+def test_what_one_caller_may_provoke_takes_no_model_away_from_all(world: World, error: str) -> None:
+    world.fail("openai", 50, error)
+    assert world.order(ALONE) == ["openai"]
+    for provider in ("p0", "p1"):
+        world.fail(provider, 50, error)
+    assert sorted(world.order(several(1, 1))) == ["p0", "p1"]
+
+
+def test_a_lone_deployment_out_of_reach_fails_fast(world: World) -> None:
+    world.fail("openai", 3, "unreachable")
     with pytest.raises(UpstreamError):
         world.order(ALONE)
 

@@ -186,8 +186,9 @@ def test_sound_is_passed_on_as_it_comes(content_type: str) -> None:
 )
 def test_what_is_no_sound_is_no_answer(content_type: str) -> None:
     assert relayed(content_type) is None
-    assert asked().meter({"audio": "x"}, BY_CHARACTER, ROW) is None
-    assert asked().meter_other(b"<html>", content_type, BY_CHARACTER) is None
+    request: ModelRequest = asked()
+    assert request.meter({"audio": "x"}, BY_CHARACTER, ROW) is None
+    assert request.meter_other(b"<html>", content_type, BY_CHARACTER) is None
 
 
 @given(st.lists(st.binary(max_size=20), max_size=10))

@@ -46,7 +46,7 @@ def form(*more: tuple[str, str], files: list[FilePart] | None = None, **fields: 
 
 
 def asked(*more: tuple[str, str], duration: Duration = MINUTE, **fields: str) -> TranscriptionRequest:
-    return read_transcription_form(form(*more, **fields), duration)
+    return read_transcription_form(form(*fields.items(), *more), duration)
 
 
 def test_it_is_a_model_request() -> None:

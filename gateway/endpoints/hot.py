@@ -1,6 +1,7 @@
 """The paths calls come in on, before any router: plain ASGI callables that hand the request to the pipeline."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
@@ -24,15 +25,12 @@ class ModelEndpoint(ABC):
     def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
         self._pipeline = pipeline
         self._body_bytes_max = body_bytes_max
+        self.error_shape: Callable[[GatewayError], bytes] = GatewayError.body
+        """An error as this path's clients expect it."""
 
     @abstractmethod
     async def read(self, headers: list[Header], receive: Receive) -> ModelRequest:
         """The checked request. Raises `RequestError`."""
-
-    @staticmethod
-    def error_shape(error: GatewayError) -> bytes:
-        """An error as this path's clients expect it."""
-        return error.body()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":

@@ -18,6 +18,7 @@ from gateway.endpoints.hot import ModelEndpoint, read_body
 from gateway.errors import GatewayError
 from gateway.messages.errors import error_shape
 from gateway.messages.request import MessagesRequest, beta_header, read_count_request, read_messages_request
+from gateway.pipeline import Pipeline
 from gateway.responder import Header
 
 __all__ = ["Messages", "routes"]
@@ -26,7 +27,10 @@ __all__ = ["Messages", "routes"]
 class Messages(ModelEndpoint):
     path = "/v1/messages"
     endpoint = "messages"
-    error_shape = staticmethod(error_shape)
+
+    def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
+        super().__init__(pipeline, body_bytes_max)
+        self.error_shape = error_shape
 
     async def read(self, headers: list[Header], receive: Receive) -> MessagesRequest:
         request = read_messages_request(await read_body(headers, receive, self._body_bytes_max))

@@ -12,7 +12,7 @@ import pytest
 from tests.rig import wire
 from tests.rig.gateway import Gateway, Key, prompt
 from tests.rig.policy_world import served
-from tests.rig.upstream import Send, Upstream
+from tests.rig.upstream import Close, Send, Upstream
 
 MODELS = """
 [models."whisper"]
@@ -262,3 +262,17 @@ def test_a_creator_may_owe_another_price_than_it_costs(audio: Gateway, upstream:
     entry = audio.entry(key)
     # 30 x 6 + 4 x 10 micro-dollars of cost; three seconds at 0.0003 USD owed.
     assert (entry["cost_nano_usd"], entry["charge_nano_usd"]) == (220_000, 900_000)
+
+
+@pytest.mark.parametrize(("size", "status"), [(5_000, 502), (1_000_000, 200)], ids=["before", "after"])
+async def test_speech_that_breaks_off_is_never_complete_and_costs_all_of_it(
+    audio: Gateway, upstream: Upstream, key: Key, size: int, status: int
+) -> None:
+    """Before the first byte has left it is an error, after it a cut: a client must not take half a file for a whole one."""
+    head = wire.head(200, [("content-type", "audio/mpeg"), ("content-length", str(2 * size))])
+    script = upstream.script(Send(head + bytes(size)), Close())
+    text = prompt(script)
+    answer = await audio.post(key, {"model": "tts", "voice": "alloy", "input": text}, path="/v1/audio/speech")
+    assert (answer.status, answer.is_complete) == (status, status == 502)
+    entry = booked(audio, key)
+    assert (entry["outcome"], entry["cost_nano_usd"]) == ("upstream_died", len(text) * CHARACTER)

