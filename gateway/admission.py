@@ -31,6 +31,7 @@ from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
 from gateway.providers.base import Provider
 from gateway.responder import Header
 from gateway.routing import Deployments
+from gateway.schema_checker import SchemaChecker
 from policies import access, decide, payer, quota, rate_limit, token_rate
 from policies import types as policy_types
 from policies.types import UNLIMITED, Account, Deny, DowngradeChoice, LimitGroup
@@ -135,6 +136,7 @@ class Admission:
         ledger: Ledger,
         metrics: Metrics,
         record_price: RecordPrice,
+        schema_checker: SchemaChecker,
         attempts_max: int = 1,
         is_observing: bool = False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -147,6 +149,7 @@ class Admission:
         self._ledger = ledger
         self._metrics = metrics
         self._record_price = record_price
+        self._schema_checker = schema_checker
         self._is_observing = is_observing
         self._clock = clock
         self._charged_prices: dict[tuple[str, frozenset[tuple[str, int]]], Price] = {}
@@ -167,6 +170,8 @@ class Admission:
         now = call.admitted_at = self._clock()
         model = _resolve(catalog, request)
         course = await self._begin(account, headers, request, model, address, now)
+        if (chat := request.checked(course.offer.model)) is not None and chat.structured is not None:
+            await chat.structured.require_sound(self._schema_checker)
         # Written before anything is taken: what cannot be written is the caller's to mend.
         outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
         taken = await self._take(call.request_id, course, catalog)

@@ -73,6 +73,7 @@ from gateway.providers.mock import MockProvider
 from gateway.providers.openai_compatible import OpenAICompatible
 from gateway.responses.state import ResponseStore
 from gateway.routing import Deployments
+from gateway.schema_checker import SchemaChecker
 from gateway.secrets import Secrets, load_secrets
 from gateway.tasks import spawn
 from policies.types import Plan
@@ -225,6 +226,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         kept_images = _open_kept_images(settings, secrets, database, wall_clock)
         stack.push_async_callback(kept_images.close)
         response_store = ResponseStore(database, wall_clock=wall_clock)
+        schema_checker = SchemaChecker()
+        stack.push_async_callback(schema_checker.close)
         calls = Calls(settings.calls_max)
         services: Services
         metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
@@ -243,6 +246,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             ledger=database.ledger,
             metrics=metrics,
             record_price=record_price,
+            schema_checker=schema_checker,
             attempts_max=settings.attempts_max,
             is_observing=settings.policy_mode == "observe",
             clock=clock,
@@ -279,6 +283,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
                 ledger=database.ledger,
                 calls=calls,
                 metrics=metrics,
+                schema_checker=schema_checker,
                 trusted_proxies=trusted_proxies,
             ),
             providers=provider_objects,

@@ -213,7 +213,6 @@ class ChatRequest(PlainRequest):
     def _bound_of_two(self, model: Model, price: Price) -> int:
         """A checked answer and its repair, which reads the first answer and what was wrong with it."""
         assert self.structured is not None  # noqa: S101 -- only asked where it is
-        self.structured.prepare()
         room = model.context_tokens_max or CONTEXT_TOKENS_DEFAULT
         output_tokens = self.output_tokens_max(model)
         first = min(self.input_tokens_max(model) + self.structured.instruction_bytes + MESSAGE_TOKENS, room)

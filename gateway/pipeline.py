@@ -49,6 +49,7 @@ from gateway.pump import Pump
 from gateway.relay import EVENT_STREAM, Guard, Relay
 from gateway.responder import Header, Responder
 from gateway.routing import Deployments
+from gateway.schema_checker import SchemaChecker
 from gateway.structured import as_stream
 from policies.access import address_refusal
 from policies.types import Account
@@ -76,6 +77,7 @@ class Pipeline:
         ledger: Ledger,
         calls: Calls,
         metrics: Metrics,
+        schema_checker: SchemaChecker,
         trusted_proxies: Networks = (),
     ) -> None:
         self._settings = settings
@@ -85,6 +87,7 @@ class Pipeline:
         self._counters = counters
         self._ledger = ledger
         self._calls = calls
+        self._schema_checker = schema_checker
         self._metrics = metrics
         self._booking = Booking(ledger=ledger, counters=counters, metrics=metrics)
         self._dialler = Dialler(
@@ -356,7 +359,7 @@ class Pipeline:
         if parsed is None or metered is None or not metered.is_answer:
             return None, metered or unanswered(admitted), None
         assert chat.structured is not None  # noqa: S101 -- that is why it is checked
-        return parsed, metered, chat.structured.checked(parsed)
+        return parsed, metered, await chat.structured.checked(parsed, self._schema_checker)
 
     async def _relay_stream(
         self, call: Call, admitted: Admitted, relay: Relay, exchange: Exchange, responder: Responder

@@ -1,4 +1,4 @@
-"""Answers that must match a JSON Schema, from models whose provider does not see to it. Pure.
+"""Answers that must match a JSON Schema, from models whose provider does not see to it.
 
 1. The schema goes into the prompt, as an instruction of its own before the caller's messages.
 2. The answer is checked. What models like to wrap JSON in (a code fence, a sentence before it) is taken off.
@@ -6,8 +6,7 @@
 4. If it still does not, the caller gets an error and not the answer.
 
 What is no answer to the schema passes unchecked: tool calls, refusals, answers cut by their length or a filter; SDKs tell
-these apart by themselves. Schemas come from callers, so checking one fetches nothing and takes time in proportion to the
-answer: references stay inside the schema, patterns have no backtracking.
+these apart by themselves. Comparing is the business of `gateway.schema_checker`, since schemas come from callers.
 """
 
 import re
@@ -15,19 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
-from jsonschema_rs import RegexOptions, ValidationError, Validator, validator_for
 
 from gateway.errors import RequestError
+from gateway.schema_checker import CheckTooLong, SchemaChecker, UnsoundSchema
+from gateway.schema_worker import FLAW_CHARS_MAX, FLAWS_MAX
 
 __all__ = ["REPAIR_TOKENS_MAX", "StructuredOutput", "as_stream"]
 
 _FENCE = re.compile(r"\A\s*```[A-Za-z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 _SCHEMA_BYTES_MAX = 256 * 1024
-_REGEX_BYTES_MAX = 2**20
-"""Of one compiled pattern."""
-_FLAWS_TOLD_MAX = 5
-_FLAW_CHARS_MAX = 300
-REPAIR_TOKENS_MAX = 4 * _FLAWS_TOLD_MAX * _FLAW_CHARS_MAX + 512
+REPAIR_TOKENS_MAX = 4 * FLAWS_MAX * FLAW_CHARS_MAX + 512
 """What a repair adds to its prompt beside the first answer: a token a byte of the flaws, and the words around them."""
 _INSTRUCTION = (
     "Answer with a single JSON value and nothing else: no code fence, no words around it. It has to be valid against this "
@@ -43,31 +39,32 @@ _UNCHECKED_ENDS = frozenset({"length", "content_filter"})
 class StructuredOutput:
     """The `json_schema` of a request's `response_format`. Lifetime: one request."""
 
-    __slots__ = ("_raw", "_schema", "_validator")
+    __slots__ = ("_raw", "_schema")
 
     def __init__(self, response_format: Mapping[str, Any]) -> None:
-        """Raises `RequestError` where there is no schema in it."""
+        """Raises `RequestError` where there is no schema in it, or one too large to be put into a prompt."""
         inside = response_format.get("json_schema")
         schema = inside.get("schema") if isinstance(inside, dict) else None
         if not isinstance(schema, dict):
             raise _wrong_schema("must be an object with a `schema` that is an object")
         self._schema = schema
-        self._raw = b""
-        self._validator: Validator | None = None
-
-    def prepare(self) -> None:
-        """Make sure that answers can be checked. Raises `RequestError` for a schema that is none."""
-        if self._validator is not None:
-            return
-        self._raw = orjson.dumps(self._schema)
+        try:
+            self._raw = orjson.dumps(schema)
+        except orjson.JSONEncodeError:
+            raise _wrong_schema("is nested too deeply") from None
         if len(self._raw) > _SCHEMA_BYTES_MAX:
             raise _wrong_schema(f"is larger than {_SCHEMA_BYTES_MAX} bytes")
+
+    async def require_sound(self, checker: SchemaChecker) -> None:
+        """Raises `RequestError` for what is no schema that answers could be checked against."""
         try:
-            self._validator = validator_for(
-                self._schema, offline=True, pattern_options=RegexOptions(size_limit=_REGEX_BYTES_MAX)
-            )
-        except (ValidationError, ValueError) as exc:
-            raise _wrong_schema("is no JSON Schema this gateway can check, without references to other places") from exc
+            await checker.flaws(self._schema)
+        except UnsoundSchema:
+            raise _wrong_schema(
+                "is no JSON Schema this gateway can check, without references to other places"
+            ) from None
+        except CheckTooLong:
+            raise _wrong_schema("takes too long to check") from None
 
     @property
     def instruction_bytes(self) -> int:
@@ -86,26 +83,27 @@ class StructuredOutput:
         more = [{"role": "assistant", "content": said or "-"}, {"role": "user", "content": _REPAIR + flaw}]
         return {**body, "messages": [*body["messages"], *more]}
 
-    def checked(self, answer: dict[str, Any]) -> str | None:
+    async def checked(self, answer: dict[str, Any], checker: SchemaChecker) -> str | None:
         """Why the answer does not match; None when all its choices do, and hold nothing but their JSON from now on.
 
         The words are for the model: they may repeat what it said.
         """
-        assert self._validator is not None  # noqa: S101 -- prepared before it was asked for
+        found: list[tuple[dict[str, Any], str, Any]] = []
         for message in _messages(answer):
             content = message.get("content")
             if not isinstance(content, str):
                 return "there is no text"
-            found = _json_in(content)
-            if found is None:
+            inside = _json_in(content)
+            if inside is None:
                 return "it is not JSON"
-            text, value = found
-            flaws = [
-                _told(error)
-                for _, error in zip(range(_FLAWS_TOLD_MAX), self._validator.iter_errors(value), strict=False)
-            ]
-            if flaws:
-                return "; ".join(flaws)
+            found.append((message, *inside))
+        try:
+            flaws = await checker.flaws(self._schema, [value for _, _, value in found])
+        except (CheckTooLong, UnsoundSchema):
+            return "it takes too long to compare with the schema: make it smaller and simpler"
+        if any(flaws):
+            return "; ".join(next(filter(None, flaws)))
+        for message, text, _ in found:
             message["content"] = text
         return None
 
@@ -163,11 +161,6 @@ def _json_in(content: str) -> tuple[str, Any] | None:
         except orjson.JSONDecodeError:
             continue
     return None
-
-
-def _told(error: ValidationError) -> str:
-    path = "/".join(str(part) for part in error.instance_path) or "the top level"
-    return f"at {path}: {error.message}"[:_FLAW_CHARS_MAX]
 
 
 def _wrong_schema(reason: str) -> RequestError:

@@ -1,11 +1,14 @@
 """Answers that must match a schema: what is taken for one, what is told of those that do not match, what is left alone."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
 import pytest
 
 from gateway.errors import RequestError
+from gateway.schema_checker import CheckTooLong, SchemaChecker
 from gateway.structured import StructuredOutput, as_stream
 
 SCHEMA = {
@@ -18,11 +21,14 @@ GOOD = '{"name": "Ada", "age": 36}'
 
 
 def structured(schema: Any = SCHEMA) -> StructuredOutput:
-    made = StructuredOutput(
-        {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}}
-    )
-    made.prepare()
-    return made
+    return StructuredOutput({"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}})
+
+
+@pytest.fixture
+async def checker() -> AsyncIterator[SchemaChecker]:
+    made = SchemaChecker()
+    yield made
+    await made.close()
 
 
 def answer(content: Any = GOOD, *, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
@@ -39,9 +45,9 @@ def answer(content: Any = GOOD, *, finish_reason: str = "stop", **message: Any) 
     "content",
     [GOOD, f"\n {GOOD}\n", f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"Here you are: {GOOD} Anything else?"],
 )
-def test_json_is_found_in_what_models_wrap_around_it(content: str) -> None:
+async def test_json_is_found_in_what_models_wrap_around_it(checker: SchemaChecker, content: str) -> None:
     found = answer(content)
-    assert structured().checked(found) is None
+    assert await structured().checked(found, checker) is None
     assert found["choices"][0]["message"]["content"] == GOOD
 
 
@@ -57,16 +63,15 @@ def test_json_is_found_in_what_models_wrap_around_it(content: str) -> None:
         ("[1, 2]", "top level"),
     ],
 )
-def test_a_flaw_is_told_with_its_place(content: str | None, told: str) -> None:
-    flaw = structured().checked(answer(content))
+async def test_a_flaw_is_told_with_its_place(checker: SchemaChecker, content: str | None, told: str) -> None:
+    flaw = await structured().checked(answer(content), checker)
     assert flaw is not None
     assert told in flaw
 
 
-def test_the_words_about_flaws_are_bounded() -> None:
-    flaw = structured({"type": "array", "items": {"const": "x" * 10_000}}).checked(
-        answer(orjson.dumps(["y"] * 1_000).decode())
-    )
+async def test_the_words_about_flaws_are_bounded(checker: SchemaChecker) -> None:
+    many = answer(orjson.dumps(["y"] * 1_000).decode())
+    flaw = await structured({"type": "array", "items": {"const": "x" * 10_000}}).checked(many, checker)
     assert flaw is not None
     assert len(flaw) < 2_000
 
@@ -81,16 +86,16 @@ def test_the_words_about_flaws_are_bounded() -> None:
     ],
     ids=["length", "filter", "tool calls", "refusal"],
 )
-def test_what_is_no_answer_to_the_schema_passes_as_it_is(found: dict[str, Any]) -> None:
+async def test_what_is_no_answer_to_the_schema_passes_as_it_is(checker: SchemaChecker, found: dict[str, Any]) -> None:
     before = orjson.dumps(found)
-    assert structured().checked(found) is None
+    assert await structured().checked(found, checker) is None
     assert orjson.dumps(found) == before
 
 
-def test_every_choice_has_to_match() -> None:
+async def test_every_choice_has_to_match(checker: SchemaChecker) -> None:
     two = answer()
     two["choices"].append(answer("no")["choices"][0])
-    assert structured().checked(two) is not None
+    assert await structured().checked(two, checker) is not None
 
 
 @pytest.mark.parametrize(
@@ -114,21 +119,21 @@ def test_a_response_format_without_a_schema_is_refused(response_format: dict[str
     ],
     ids=["no type", "another host", "a file", "no pattern", "too large"],
 )
-def test_a_schema_that_cannot_be_checked_is_refused_before_the_call(schema: Any) -> None:
+async def test_a_schema_that_cannot_be_checked_is_refused_before_the_call(checker: SchemaChecker, schema: Any) -> None:
     with pytest.raises(RequestError) as caught:
-        structured(schema)
+        await structured(schema).require_sound(checker)
     assert (caught.value.status, caught.value.param) == (400, "response_format.json_schema")
 
 
-def test_references_inside_a_schema_are_followed() -> None:
+async def test_references_inside_a_schema_are_followed(checker: SchemaChecker) -> None:
     inside = {"$defs": {"n": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/n"}}
-    assert structured(inside).checked(answer("[1, 2]")) is None
-    assert structured(inside).checked(answer('["a"]')) is not None
+    assert await structured(inside).checked(answer("[1, 2]"), checker) is None
+    assert await structured(inside).checked(answer('["a"]'), checker) is not None
 
 
-def test_a_pattern_that_would_backtrack_for_ever_is_checked_at_once() -> None:
+async def test_a_pattern_that_would_backtrack_for_ever_is_checked_at_once(checker: SchemaChecker) -> None:
     evil = {"type": "string", "pattern": "^(a+)+$"}
-    assert structured(evil).checked(answer(orjson.dumps("a" * 5_000 + "!").decode())) is not None
+    assert await structured(evil).checked(answer(orjson.dumps("a" * 5_000 + "!").decode()), checker) is not None
 
 
 def test_the_schema_moves_from_the_format_to_the_prompt() -> None:
@@ -159,3 +164,56 @@ def test_a_whole_answer_as_a_stream_says_the_same() -> None:
     assert last["choices"][0] == {"index": 0, "delta": {}, "finish_reason": "stop"}
     assert (usage["choices"], usage["usage"]) == ([], whole["usage"])
     assert b"usage" not in as_stream(whole, with_usage=False)
+
+
+ALTERNATIVES = {
+    "$defs": {
+        "a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/b"}, {"$ref": "#/$defs/c"}]},
+        "b": {"type": "object", "properties": {"x": {"$ref": "#/$defs/a"}}},
+        "c": {"type": "object", "required": ["q"], "properties": {"x": {"$ref": "#/$defs/a"}}},
+    },
+    "$ref": "#/$defs/a",
+}
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+async def test_a_check_that_would_never_end_is_ended_and_the_next_one_is_not_harmed(checker: SchemaChecker) -> None:
+    """Each level of the value doubles the work: this one would take longer than the universe has."""
+    for _ in range(2):
+        with pytest.raises(CheckTooLong):
+            await checker.flaws(ALTERNATIVES, [nested(100)])
+        assert await checker.flaws(SCHEMA, [orjson.loads(GOOD)]) == [[]]
+    flaw = await structured(ALTERNATIVES).checked(answer(orjson.dumps(nested(100)).decode()), checker)
+    assert flaw is not None
+    assert "too long" in flaw
+
+
+async def test_the_event_loop_goes_on_while_a_check_takes_its_time(checker: SchemaChecker) -> None:
+    turns = 0
+    check = asyncio.get_running_loop().create_task(checker.flaws(ALTERNATIVES, [nested(100)]))
+    while not check.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert isinstance(check.exception(), CheckTooLong)
+    assert turns > 1_000
+
+
+async def test_checks_at_once_all_get_their_own_answer(checker: SchemaChecker) -> None:
+    found = await asyncio.gather(*(checker.flaws({"const": n}, [n, n + 1]) for n in range(20)))
+    assert [(first, len(second)) for first, second in found] == [([], 1)] * 20
+
+
+async def test_nothing_is_started_before_it_is_needed_and_nothing_left_behind() -> None:
+    checker = SchemaChecker()
+    await checker.close()
+    checker = SchemaChecker()
+    await checker.flaws(SCHEMA, [1])
+    (worker,) = checker._idle
+    await checker.close()
+    assert worker.returncode is not None
