@@ -9,7 +9,7 @@
 Nothing is owed before the end of it: whatever is wrong here simply leaves as an error.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +27,8 @@ from gateway.errors import NotFound, PolicyDenied, RequestError, UpstreamError
 from gateway.ledger.records import Attribution, Entry, Hold, Ledger, Route
 from gateway.metrics import Metrics
 from gateway.model_request import ModelRequest, Outgoing
-from gateway.pricing import UnpricedUsage, charged_price, cost_nano_usd
+from gateway.offers import Offer, Offers, RecordPrice, can_serve, cheaper_models
+from gateway.pricing import UnpricedUsage, cost_nano_usd
 from gateway.providers.base import Provider
 from gateway.responder import Header
 from gateway.routing import Deployments
@@ -41,28 +42,12 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 
-RecordPrice = Callable[[str, Price], Awaitable[None]]
-"""Keeps a price row under its version, so that entries priced by it can be computed again."""
-_CHARGED_PRICES_KEPT = 10_000
 _FOR_EVER_S = 1e9
 _NO_CALL = policy_types.Call("", "", "", "", "", 0, 0)
 """Goes to no provider, so that only what counts for all of them is looked at."""
 _PAYER_UNITS = frozenset({"nano_usd", "image", "credit"})
 # A NamedTuple's own constructor takes twice as long as the tuple's.
 _made = tuple.__new__
-
-
-class Offer(NamedTuple):
-    """What one request may cost on one model, for one account."""
-
-    model: Model
-    charge_price: Price
-    """What the creator owes by: the catalog's price, unless an override says otherwise."""
-    call: policy_types.Call
-    credits_each: int | None
-    """Credits per image, or per call on endpoints without images."""
-    fallbacks: "tuple[Offer, ...]" = ()
-    """The same on the model's other deployments, in the order they are tried. `call` covers the dearest of all."""
 
 
 @dataclass(slots=True)
@@ -143,16 +128,14 @@ class Admission:
     ) -> None:
         self._catalog = catalog
         self._providers = providers
-        self._deployments = deployments
+        self._offers = Offers(deployments, record_price, attempts_max=attempts_max)
         self._attempts_max = attempts_max
         self._counters = counters
         self._ledger = ledger
         self._metrics = metrics
-        self._record_price = record_price
         self._schema_checker = schema_checker
         self._is_observing = is_observing
         self._clock = clock
-        self._charged_prices: dict[tuple[str, frozenset[tuple[str, int]]], Price] = {}
 
     async def admit(
         self,
@@ -265,47 +248,10 @@ class Admission:
     ) -> _Course:
         choice = _choice(model, headers)
         try:
-            offer = await self._offer(account, request, model, address, choice)
+            offer = await self._offers.make(account, request, model, address, choice)
         except UnpricedUsage:
             raise _unpriced(model) from None
         return _Course(request, account, address, now, choice, offer, model)
-
-    async def _offer(
-        self, account: Account, request: ModelRequest, model: Model, address: str, choice: DowngradeChoice
-    ) -> Offer:
-        """What the call may cost on whichever deployment of `model` serves it.
-
-        Raises `UnpricedUsage`, `RequestError` for a feature without a price, `UpstreamError` where no deployment is well.
-        """
-        places = self._deployments.order(model, account.creator)
-        if len(places) > 1:
-            # What one of them keeps for this creator, or only some can read, is asked of those.
-            places = [place for place in places if request.fits(place)] or places
-        if len(places) == 1:
-            (place,) = places
-            charge_price = place.price if not account.plan.prices else await self._charge_price(account, place)
-            return _offer(account, request, place, charge_price, address, choice, model)
-        offers = [
-            _offer(account, request, place, await self._charge_price(account, place), address, choice, model)
-            for place in places[: self._attempts_max]
-        ]
-        return offers[0]._replace(call=_dearest([offer.call for offer in offers]), fallbacks=tuple(offers[1:]))
-
-    async def _charge_price(self, account: Account, model: Model) -> Price:
-        """What the account owes by, kept for `verify` before any entry may name it."""
-        overrides = account.plan.prices.get(model.name)
-        if overrides is None:
-            return model.price
-        key = (model.price.version, frozenset(overrides.items()))
-        known = self._charged_prices.get(key)
-        if known is None:
-            known = charged_price(model, overrides)
-            if known is not model.price:
-                await self._record_price(model.name, known)
-            if len(self._charged_prices) >= _CHARGED_PRICES_KEPT:
-                self._charged_prices.clear()
-            self._charged_prices[key] = known
-        return known
 
     # 3 and 4
 
@@ -354,16 +300,16 @@ class Admission:
 
     async def _cheaper(self, course: _Course, catalog: Catalog) -> Offer | None:
         """The call on the nearest model along `downgrade_to` that can do it; None where there is none."""
-        for target in _chain(catalog, course.model):
+        for target in cheaper_models(catalog, course.model):
             choice: DowngradeChoice = "possible" if target.downgrade_to else "impossible"
-            if _can_serve(target, course.request) and (offer := await self._try(course, target, choice)):
+            if can_serve(target, course.request) and (offer := await self._try(course, target, choice)):
                 return offer
         return None
 
     async def _try(self, course: _Course, target: Model, choice: DowngradeChoice) -> Offer | None:
         """What the call would be on `target`; None where it has no price for it, or the account may not use it."""
         try:
-            offer = await self._offer(course.account, course.request, target, course.address, choice)
+            offer = await self._offers.make(course.account, course.request, target, course.address, choice)
         except (UnpricedUsage, RequestError, UpstreamError):
             return None
         is_denied = isinstance(access.decide(offer.call, course.account, course.now), Deny)
@@ -401,67 +347,6 @@ class Admission:
         self._metrics.refused(endpoint, code)
 
 
-def _offer(
-    account: Account,
-    request: ModelRequest,
-    model: Model,
-    charge_price: Price,
-    address: str,
-    choice: DowngradeChoice,
-    named: Model,
-) -> Offer:
-    """On one deployment, `model`, of the model `named`. Raises `UnpricedUsage`, or `RequestError` for a feature without
-    a price."""
-    price, credits_each = model.price, model.credits
-    cost, cost_min, expected, tokens = estimated = request.estimate(model, price)
-    if account.plan.prices:
-        credits_each = account.plan.prices.get(model.name, {}).get("credits", credits_each)
-    if charge_price is not price:
-        estimated = request.estimate(model, charge_price)
-    # In the order of the fields: names would double the price of the tuple.
-    call = _made(
-        policy_types.Call,
-        (
-            request.endpoint,
-            request.model,
-            named.name,
-            model.provider,
-            named.tier,
-            estimated[0],
-            cost,
-            expected,
-            estimated[1],
-            cost_min,
-            tokens,
-            request.images,
-            None if credits_each is None else credits_each * (request.images or 1),
-            address,
-            choice,
-        ),
-    )
-    return _made(Offer, (model, charge_price, call, credits_each, ()))
-
-
-def _dearest(calls: Sequence[policy_types.Call]) -> policy_types.Call:
-    """The first of the calls with the largest amounts of all: whichever is made, it fits."""
-    least = [call.charge_min_nano_usd for call in calls], [call.cost_min_nano_usd for call in calls]
-    in_credits = [call.credits for call in calls if call.credits is not None]
-    return calls[0]._replace(
-        charge_nano_usd=max(call.charge_nano_usd for call in calls),
-        cost_nano_usd=max(call.cost_nano_usd for call in calls),
-        expected_nano_usd=max(call.expected_nano_usd for call in calls),
-        tokens=max(call.tokens for call in calls),
-        charge_min_nano_usd=None if None in least[0] else max(filter(None, least[0])),
-        cost_min_nano_usd=None if None in least[1] else max(filter(None, least[1])),
-        credits=max(in_credits, default=None),
-    )
-
-
-def _can_serve(model: Model, request: ModelRequest) -> bool:
-    """Whether a downgrade may lead to `model` at all."""
-    return model.active and request.serves(model) and request.fits(model)
-
-
 def _is_soft(refused: Refused) -> bool:
     """Only the soft budget is in the way."""
     return all(limit.resume_below is not None for limit in refused.unsatisfied)
@@ -469,16 +354,6 @@ def _is_soft(refused: Refused) -> bool:
 
 def _on_quota(account: Account) -> Account:
     return replace(account, plan=replace(account.plan, payers=("quota",)))
-
-
-def _chain(catalog: Catalog, model: Model) -> Sequence[Model]:
-    """The chain of `downgrade_to` behind `model`, nearest first. The catalog refuses chains that lead back."""
-    chain: list[Model] = []
-    name = model.downgrade_to
-    while name is not None and (target := catalog.models.get(name)) is not None:
-        chain.append(target)
-        name = target.downgrade_to
-    return chain
 
 
 def _resolve(catalog: Catalog, request: ModelRequest) -> Model:

@@ -10,23 +10,31 @@ from gateway.completions import read_completion_request
 from gateway.embeddings import read_embeddings_request
 from gateway.errors import RequestError
 from gateway.images import read_image_request
+from gateway.messages.request import read_messages_request
 from gateway.model_request import ModelRequest
 from gateway.moderations import read_moderations_request
 from gateway.pricing import price_shown, usd
+from gateway.responses.request import read_responses_request
+from gateway.responses.state import ResponseStore
+from gateway.speech import read_speech_request
 from policies import payer
 from policies.types import Account
 
-READERS: Mapping[str, Callable[[bytes], ModelRequest]] = {
-    "chat": read_chat_request,
-    "completions": read_completion_request,
-    "embeddings": read_embeddings_request,
-    "images": read_image_request,
-    "moderations": read_moderations_request,
+Reader = Callable[[bytes, ResponseStore], ModelRequest]
+READERS: Mapping[str, Reader] = {
+    "chat": lambda raw, _: read_chat_request(raw),
+    "completions": lambda raw, _: read_completion_request(raw),
+    "embeddings": lambda raw, _: read_embeddings_request(raw),
+    "images": lambda raw, _: read_image_request(raw),
+    "messages": lambda raw, _: read_messages_request(raw),
+    "moderations": lambda raw, _: read_moderations_request(raw),
+    "responses": read_responses_request,
+    "speech": lambda raw, _: read_speech_request(raw),
 }
 """How a body of each endpoint is read, where it is JSON."""
 
 
-def read_for_estimate(raw: bytes, endpoint: str | None) -> ModelRequest:
+def read_for_estimate(raw: bytes, endpoint: str | None, responses: ResponseStore) -> ModelRequest:
     """The request in `raw`, a body as the endpoint takes it. Raises `RequestError`.
 
     Without an `endpoint`, a body with `messages` is chat and one with a `prompt` an image.
@@ -36,7 +44,7 @@ def read_for_estimate(raw: bytes, endpoint: str | None) -> ModelRequest:
             raise RequestError(
                 f"`endpoint` takes one of: {', '.join(sorted(READERS))}.", code="invalid_value", param="endpoint"
             )
-        return READERS[endpoint](raw)
+        return READERS[endpoint](raw, responses)
     return read_image_request(raw) if b'"prompt"' in raw and b'"messages"' not in raw else read_chat_request(raw)
 
 
@@ -44,6 +52,8 @@ async def estimate(
     admission: Admission, account: Account, headers: Mapping[bytes, bytes], request: ModelRequest, address: str
 ) -> dict[str, Any]:
     """What admission would say to `request` right now. Raises `RequestError` for what it would not even look at."""
+    if request.keeps_state:
+        await request.load(account)
     return _shown(request, await admission.preview(account, headers, request, address))
 
 

@@ -3,6 +3,8 @@
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -10,17 +12,20 @@ import pytest
 import typer.main
 from starlette.routing import Route
 
+from gateway import catalog, deployment_rows
 from gateway.answers import _RATELIMIT_UNITS
-from gateway.app import DIALECTS
+from gateway.app import _CREATOR_MODULES, _ENDPOINTS, _IMAGE_ENDPOINTS, DIALECTS
+from gateway.catalog import ProviderRow, load_catalog
 from gateway.cli import app as cli
 from gateway.config import Settings
-from gateway.endpoints import estimate, health, me, models
+from gateway.endpoints import assets, health
 from gateway.endpoints.admin import admin_routes
-from gateway.endpoints.chat_completions import ChatCompletions
-from gateway.endpoints.images import ImageGenerations
+from gateway.endpoints.responses import Responses
+from gateway.estimating import READERS
 from gateway.ledger.entry_json import ENTRY_FIELDS
 from gateway.ledger.records import Kind, Outcome, UsageSource
 from gateway.plans import load_plans, plan_to_json
+from gateway.price_rows import PRICE_KEYS
 from policies import POLICIES
 from policies.types import Plan
 
@@ -32,7 +37,9 @@ _OTHER_HEADERS = {
 _LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LEDGER = (ROOT / "docs" / "ledger.md").read_text()
+LEDGER, PRICING, PROVIDERS, ENDPOINTS = (
+    (ROOT / "docs" / f"{name}.md").read_text() for name in ("ledger", "pricing", "providers", "endpoints")
+)
 DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
 
@@ -60,10 +67,33 @@ def error_codes() -> set[str]:
     return found
 
 
-def paths() -> set[str]:
-    routes = [*health.routes, *models.routes, *me.routes, *estimate.routes, *admin_routes()]
-    known = {route.path.replace(":path", "") for route in routes if isinstance(route, Route)}
-    return {path.split("{")[0].rstrip("/") for path in known} | {ChatCompletions.path, ImageGenerations.path}
+def routes() -> set[tuple[str, str]]:
+    """Method and path of everything that is served; what stands in braces is left out."""
+    found = {("POST", endpoint.path) for endpoint in (*_ENDPOINTS, *_IMAGE_ENDPOINTS, Responses)}
+    creators = [route for module in _CREATOR_MODULES for route in module.routes]
+    for route in [*health.routes, *assets.routes, *creators, *admin_routes()]:
+        assert isinstance(route, Route)
+        found |= {(method, in_braces(route.path)) for method in route.methods or () if method != "HEAD"}
+    return found
+
+
+def documented_routes() -> set[tuple[str, str]]:
+    """What the table of endpoints names: `GET /a`, and `GET`, `POST /a` or `POST/GET /a` for both."""
+    found = set()
+    for line in README.partition("\n## Endpoints\n")[2].partition("\n## ")[0].splitlines():
+        methods: set[str] = set()
+        for told in re.findall(
+            r"`([A-Z/]+)?(?: ?(/[^`?]*)[^`]*)?`", line.split("|")[1] if line.startswith("| `") else ""
+        ):
+            methods |= set(told[0].split("/")) - {""}
+            if told[1]:
+                found |= {(method, in_braces(told[1])) for method in methods}
+                methods = set()
+    return found
+
+
+def in_braces(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "{}", path)
 
 
 def headers() -> set[str]:
@@ -97,14 +127,16 @@ def log_events() -> set[str]:
 
 
 def flags() -> set[str]:
-    """In modules that speak of flags: every text alone in a tuple, but for what is spread into it."""
+    """In modules that speak of flags: every text alone in a tuple, but for what is spread into it. What a table of fields
+    has for its values is none."""
     found = set()
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         if not any(isinstance(node, ast.Name) and node.id.endswith("flags") for node in ast.walk(tree)):
             continue
+        values = {id(value) for node in ast.walk(tree) if isinstance(node, ast.Dict) for value in node.values}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Tuple):
+            if isinstance(node, ast.Tuple) and id(node) not in values:
                 own = [part for part in node.elts if not isinstance(part, ast.Starred)]
                 if len(own) == 1 and isinstance(own[0], ast.Constant) and isinstance(own[0].value, str):
                     found.add(own[0].value)
@@ -184,9 +216,31 @@ def test_no_documented_event_or_flag_is_gone() -> None:
     assert (events, told_flags) == (log_events(), flags())
 
 
-@pytest.mark.parametrize("path", sorted(paths()))
-def test_every_endpoint_is_documented(path: str) -> None:
-    assert path in README
+def test_the_search_finds_the_endpoints_it_should() -> None:
+    assert {("POST", "/v1/images/edits"), ("DELETE", "/v1/responses/{}"), ("GET", "/health/ready")} <= routes()
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(routes()))
+def test_every_endpoint_is_documented(method: str, path: str) -> None:
+    assert (method, path) in documented_routes()
+
+
+def test_no_documented_endpoint_is_gone() -> None:
+    assert documented_routes() <= routes()
+
+
+@pytest.mark.parametrize("endpoint", sorted(catalog.ENDPOINTS))
+def test_every_word_for_an_endpoint_is_documented(endpoint: str) -> None:
+    """With its path, and with what is held and booked for it."""
+    rows = [line for line in ENDPOINTS.splitlines() if line.startswith("|") and f"`{endpoint}`" in line]
+    assert any(f"| `{endpoint}` |" in row and "/v1/" in row for row in rows)
+    money = ENDPOINTS.partition("\n## Money")[2].partition("\n## ")[0]
+    assert any(row in money for row in rows)
+
+
+def test_every_endpoint_that_can_be_estimated_is_documented() -> None:
+    (row,) = (line for line in DOCS.splitlines() if line.startswith("| `endpoint` | told by the request |"))
+    assert set(re.findall(r"`([a-z_]+)`", row)) == {"endpoint", *READERS}
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
@@ -204,4 +258,92 @@ def test_every_plan_is_documented(plan: str) -> None:
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 def test_every_dialect_is_documented(dialect: str) -> None:
-    assert f"`{dialect}`" in README
+    assert dialect in served_by()["/v1/chat/completions"]
+    assert f"| `{dialect}` |" in PROVIDERS
+
+
+_OF_THE_ROW = {"name", "price", "route", "deployments"}
+"""What a `Model` has and no row says, or says in a table of its own."""
+_ROW_KEYS = {
+    *(field.name for row in (ProviderRow, catalog.Model) for field in fields(row) if field.name not in _OF_THE_ROW),
+    *(key for key in PRICE_KEYS | deployment_rows._KEYS if key not in ("image_usd", "long_prompt", "service_tiers")),
+}
+
+
+@pytest.mark.parametrize("key", sorted(_ROW_KEYS))
+def test_every_key_of_the_catalog_is_documented(key: str) -> None:
+    documented = {
+        name for row in PRICING.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")
+    }
+    assert key in documented
+
+
+def catalogs() -> list[str]:
+    """The examples of rows that stand for themselves."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", PROVIDERS, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if "[providers." in block]
+
+
+@pytest.mark.parametrize("block", catalogs(), ids=lambda block: re.findall(r"\[providers\.(.*?)\]", block)[-1])
+def test_rows_in_the_docs_load(block: str, tmp_path: Path) -> None:
+    file = tmp_path / "pricing.toml"
+    file.write_text(block if "version" in block.partition("[")[0] else f'version = "1"\n{block}')
+    assert load_catalog(file).providers
+
+
+# The table of endpoints and providers
+
+
+@cache
+def served_by() -> dict[str, dict[str, list[str]]]:
+    """By path and column, the numbers of the tests that show it."""
+    section = README.partition("\n## Providers\n")[2].partition("\n<details>")[0]
+    head, _, *rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
+    return {row[0]: {column: cell.split() for column, cell in zip(head[1:], row[1:], strict=True)} for row in rows}
+
+
+@cache
+def evidence() -> dict[str, str]:
+    section = README.partition("\n<details>")[2].partition("</details>")[0]
+    return dict(re.findall(r"^\| (\d+) \| `([^`]+)` \|$", section, re.MULTILINE))
+
+
+def test_the_table_has_every_endpoint_and_dialect() -> None:
+    hot = {endpoint.path for endpoint in (*_ENDPOINTS, *_IMAGE_ENDPOINTS, Responses)}
+    assert served_by().keys() == hot | {"/v1/conversations"}
+    (columns,) = {tuple(row) for row in served_by().values()}
+    assert set(columns) == {*catalog.DIALECTS, "bridged over chat"}
+
+
+def test_every_number_in_the_table_is_a_test_and_every_test_is_in_the_table() -> None:
+    numbers = [number for row in served_by().values() for cell in row.values() for number in cell]
+    assert set(numbers) == set(evidence())
+    assert len(set(evidence().values())) == len(evidence())
+
+
+@pytest.mark.parametrize("name", sorted(set(evidence().values())))
+def test_every_test_the_table_names_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    tree = ast.parse((ROOT / path).read_text())
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_page_and_anchor_that_is_linked_to_exists() -> None:
+    pages = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+    missing = []
+    for page, text in pages.items():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+            path = (page.parent / target).resolve() if target else page
+            if "://" not in target and not (path.exists() and (not anchor or anchor in anchors(path.read_text()))):
+                missing.append((page.name, target, anchor))
+    assert not missing
+
+
+def anchors(text: str) -> set[str]:
+    """Of a page's headings, as they are made from the words in them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

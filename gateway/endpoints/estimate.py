@@ -1,5 +1,5 @@
 """`POST /v1/estimate`: a body as the endpoint itself takes it, and what it would cost, who would pay, and whether it would
-be downgraded or refused. `?endpoint=chat|images` says which endpoint is meant where the body leaves that open."""
+be downgraded or refused. `?endpoint=` says which endpoint is meant where the body leaves that open."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +26,8 @@ async def _answer(request: Request) -> Response:
     state = request.app.state
     query = known_parameters(request.query_params, {"endpoint"})
     generation = state.authenticator.generation
-    asked = read_for_estimate(await read_bounded(request, state.settings.body_bytes_max), query.get("endpoint"))
+    raw = await read_bounded(request, state.settings.body_bytes_max)
+    asked = read_for_estimate(raw, query.get("endpoint"), state.response_store)
     headers, account = request.scope["headers"], request.state.account
     if state.authenticator.generation != generation:  # a body may take its time
         account = await state.authenticator.authenticate(headers)

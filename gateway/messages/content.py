@@ -39,6 +39,9 @@ _DOCUMENT_TOKENS_MAX, _DOCUMENT_TOKENS_LIKELY = 150_000, 10_000
 _INSTRUCTIONS_BYTES = 1_400
 _CLIENT_TOOL_BYTES = 6_000
 
+_UNPRICED_BLOCKS = frozenset({"container_upload", "tool_addition"})
+"""Blocks that put a hosted tool to work: one that is not among `tools`, or what one runs on."""
+
 _DEPTH_MAX = 16
 """Blocks inside blocks; the deepest that mean anything are three."""
 
@@ -164,12 +167,29 @@ def _measure_block(content: Content, block: Mapping[str, Any], field: str, depth
     elif kind == "tool_result":
         content.text_bytes += utf8_bytes(str(block.get("tool_use_id", "")))
         _measure_blocks(content, block.get("content"), field, depth + 1)
-    elif kind == "container_upload":
+    elif kind in _UNPRICED_BLOCKS:
         raise unpriced_feature(f"{field}[].type")
     else:
         content.has_unsigned |= kind == "thinking" and not block.get("signature")
         # Tool calls, thinking with its signature, search results and what else there may be: at most a token a byte.
         content.text_bytes += len(orjson.dumps(block))
+        if kind != "tool_use":
+            _look_inside(content, block, field, depth)
+
+
+def _look_inside(content: Content, block: Mapping[str, Any], field: str, depth: int) -> None:
+    """What a block of another kind may hold that costs more than its bytes: a cache mark, a picture, a document."""
+    waiting: list[Any] = list(block.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            _note_cache(content, value)
+            if value.get("type") in ("image", "document"):
+                _measure_block(content, value, field, depth + 1)
+            else:
+                waiting += value.values()
 
 
 def _measure_document(content: Content, block: Mapping[str, Any], field: str, depth: int) -> None:

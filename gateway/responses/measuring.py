@@ -4,6 +4,7 @@ The figures live in a chat request, whose arithmetic (worst case, estimate, clam
 the chat it may be bridged to cost the same by the same rules.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ import orjson
 from gateway.catalog import Model
 from gateway.chat import MESSAGE_TOKENS, PART_TOKENS, ChatRequest
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT
-from gateway.request_fields import wrong
+from gateway.errors import RequestError
+from gateway.request_fields import unpriced_feature, wrong
 from gateway.streaming import utf8_bytes
 
 __all__ = ["MeasuredChat", "measure_items"]
@@ -29,6 +31,16 @@ _LISTS_OF_PARTS = frozenset({"content", "output"})
 """Fields of an item that may hold parts; `output` also one part alone (a screenshot)."""
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"})
 _FREE_FIELDS = frozenset({"id", "role", "status", "type"})
+_KINDS = frozenset(
+    """
+    message reasoning function_call function_call_output custom_tool_call custom_tool_call_output local_shell_call
+    local_shell_call_output apply_patch_call apply_patch_call_output compaction item_reference
+    """.split()
+)
+"""What a caller may send. All others belong to tools that a provider runs and bills, bring such tools along
+(`additional_tools`), or make it do more than answer (`compaction_trigger`)."""
+_TEXT_FILE = re.compile(r"data:(?!application/pdf|image/|audio/|video/)", re.IGNORECASE)
+"""A file in base64 that may be words and nothing else."""
 _BYTES_A_TOKEN = 4
 
 
@@ -51,12 +63,17 @@ class MeasuredChat(ChatRequest):
         return min(bound, model.context_tokens_max or CONTEXT_TOKENS_DEFAULT)
 
 
-def measure_items(chat: ChatRequest, items: Iterable[object], param: str = "input") -> None:
-    """Add `items` to the figures of `chat`. Raises `RequestError` for what is no item, `orjson.JSONEncodeError` for one
-    nested too deeply."""
+def measure_items(chat: ChatRequest, items: Iterable[object], param: str = "input", *, are_kept: bool = False) -> None:
+    """Add `items` to the figures of `chat`. `are_kept`: they come from the gateway's own store, not from a caller.
+
+    Raises `RequestError` for what is no item, or of no kind that a caller may send; `orjson.JSONEncodeError` for one nested
+    too deeply.
+    """
     for item in items:
         if not isinstance(item, dict):
             raise wrong(param, "must be a string or an array of objects")
+        if not are_kept:
+            _check_kind(item.get("type"), param)
         chat.message_count += 1
         for field, value in item.items():
             if field in _FREE_FIELDS or value is None:
@@ -72,15 +89,33 @@ def measure_items(chat: ChatRequest, items: Iterable[object], param: str = "inpu
                 chat.text_bytes += len(orjson.dumps(value))
 
 
+def _check_kind(kind: object, param: str) -> None:
+    if kind is not None and not (isinstance(kind, str) and kind in _KINDS):
+        raise unpriced_feature(f"{param}[].type")
+
+
 def _measure_part(chat: ChatRequest, part: Any, param: str) -> None:
     if not isinstance(part, dict):
         raise wrong(f"{param}[].content", "must hold objects with a `type`")
+    if part.get("file_id") is not None:
+        raise RequestError(
+            f"`{param}[].content[].file_id` is not supported: files kept by a provider belong to no creator. Send the "
+            "content itself.",
+            code="unsupported_parameter",
+            param=param,
+        )
     kind = part.get("type")
     if isinstance(kind, str) and kind in _PARTS:
-        chat.part_tokens += _PARTS[kind]
+        chat.part_tokens += max(_PARTS[kind], _words_of_file(part))
         chat.has_audio_input |= kind == "input_audio"
         chat.has_images |= kind in _IMAGES
     elif kind in _TEXT_PARTS and isinstance(text := part.get("text"), str) and not part.get("logprobs"):
         chat.text_bytes += utf8_bytes(text)
     else:
         chat.text_bytes += len(orjson.dumps(part))
+
+
+def _words_of_file(part: Mapping[str, Any]) -> int:
+    """How many tokens a file is at most that is sent as base64 of a text, a token a byte; 0 for all others."""
+    data = part.get("file_data")
+    return len(data) * 3 // 4 if isinstance(data, str) and _TEXT_FILE.match(data) else 0

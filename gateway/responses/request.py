@@ -90,6 +90,10 @@ class ResponsesRequest(PlainRequest):
     conversation_id: str = ""
     references: Sequence[str] = ()
     """Ids of earlier items that the input names."""
+    thoughts: Sequence[str] = ()
+    """Ids of reasoning in the input whose content only its provider has."""
+    known_thoughts: Mapping[str, str] = field(default_factory=dict)
+    """Those that are the creator's own, and the provider that keeps each."""
     response_id: str = ""
     """Of a bridged response; a native one bears its provider's."""
     created_at: int = 0
@@ -122,7 +126,7 @@ class ResponsesRequest(PlainRequest):
 
     @property
     def keeps_state(self) -> bool:
-        return bool(self.keeps or self.previous_id or self.conversation_id or self.references)
+        return bool(self.keeps or self.previous_id or self.conversation_id or self.references or self.thoughts)
 
     def serves(self, model: Model) -> bool:
         return not model.endpoints.isdisjoint(("responses", "chat"))
@@ -172,6 +176,8 @@ class ResponsesRequest(PlainRequest):
             self._own_items()  # what the conversation cannot take is told before it costs anything
         body = {**self.asked, "model": model.upstream_model}
         body.pop("conversation", None)
+        if isinstance(body.get("input"), list):
+            body["input"] = [item for item in body["input"] if not self._is_strange(item, model)]
         if not self.before.provider:
             body.pop("previous_response_id", None)
             if self.before.items:
@@ -184,6 +190,10 @@ class ResponsesRequest(PlainRequest):
         for name in row.drop_fields:
             body.pop(name, None)
         return Outgoing(self.path, dump_body(body), is_streaming=self.is_streaming)
+
+    def _is_strange(self, item: Any, model: Model) -> bool:
+        """Reasoning that the provider of `model` does not keep for this creator, if it keeps it at all."""
+        return _is_unsealed(item) and self.known_thoughts.get(str(item.get("id"))) != model.provider
 
     def _bridged(self, model: Model, row: ProviderRow) -> Outgoing:
         body = chat_body(self.asked, [*self.before.items, *self._own_items()])
@@ -227,9 +237,11 @@ class ResponsesRequest(PlainRequest):
                 self.before = Before(await self.store.conversations.context(account, self.conversation_id))
             kept_by = {self.before.provider} - {""}
             self.chat.put_in_front(self.before.context_tokens)
-            measure_items(self.chat, self.before.items)
+            measure_items(self.chat, self.before.items, are_kept=True)
             if self.references:
                 kept_by |= await self._resolve_references(account)
+            if self.thoughts:
+                await self._find_thoughts(account)
         except orjson.JSONEncodeError:
             raise too_deep() from None
         self.elsewhere = frozenset(kept_by)
@@ -271,13 +283,21 @@ class ResponsesRequest(PlainRequest):
                 providers.add(referred.provider)
                 items.append(item)
             else:
-                measure_items(self.chat, [referred.item])
+                measure_items(self.chat, [referred.item], are_kept=True)
                 items.append(referred.item)
         if contexts and self.conversation_id:
             raise wrong("input", "must hold no `item_reference` beside a `conversation`: send the items themselves")
         self.chat.put_in_front(sum(contexts.values()))
         self.asked["input"] = items
         return providers
+
+    async def _find_thoughts(self, account: Account) -> None:
+        """Whose the reasoning is, and how much of it is read again. It is no fault to name what is not there: models that
+        are asked over chat read none of it."""
+        found = await self.store.referred(account, self.thoughts)
+        known = {item_id: each for item_id, each in found.items() if each.provider}
+        self.known_thoughts = {item_id: each.provider for item_id, each in known.items()}
+        self.chat.put_in_front(sum({each.response_id: each.reasoning_tokens for each in known.values()}.values()))
 
     def _kept(self, answer: Mapping[str, Any], model: Model) -> KeptResponse:
         is_native = _is_native(model)
@@ -291,9 +311,14 @@ class ResponsesRequest(PlainRequest):
             previous_id=self.previous_id,
             conversation_id=self.conversation_id,
             context_tokens=self._context_tokens(answer, model),
-            body={"output": ids} if is_native else answer,
+            body={"output": ids, "reasoning_tokens": self._reasoning_tokens(answer)} if is_native else answer,
             input=() if is_native else self._own_items(),
         )
+
+    def _reasoning_tokens(self, answer: Mapping[str, Any]) -> int:
+        """What of the answer is read again by the ids of its reasoning."""
+        usage = from_responses(answer.get("usage"), context_tokens_max=None, output_tokens_max=None)
+        return 0 if usage is None else usage.reasoning
 
     def _context_tokens(self, answer: Mapping[str, Any], model: Model) -> int:
         room, cap = model.context_tokens_max, model.output_tokens_max
@@ -337,6 +362,7 @@ def read_responses_request(raw: bytes, store: ResponseStore) -> ResponsesRequest
         previous_id=previous_id,
         conversation_id=conversation_id,
         references=_references(items),
+        thoughts=_thoughts(items),
         response_id=new_id("resp"),
         created_at=int(time.time()),
         is_streaming=chat.is_streaming,
@@ -394,9 +420,25 @@ def _references(items: Sequence[Any]) -> Sequence[str]:
     return ids
 
 
+def _thoughts(items: Sequence[Any]) -> Sequence[str]:
+    ids = [item["id"] for item in items if _is_unsealed(item) and is_id(item.get("id"))]
+    if len(ids) > _REFERENCES_MAX:
+        raise wrong("input", f"must hold at most {_REFERENCES_MAX} items of reasoning without `encrypted_content`")
+    return ids
+
+
 def _is_reference(item: Any) -> bool:
-    """OpenAI takes an object with nothing but an `id` for one as well."""
-    return isinstance(item, dict) and (item.get("type") == "item_reference" or item.keys() == {"id"})
+    """To OpenAI the `type` of a reference may be null or missing; only a message may lack its own, and has a `role`."""
+    if not isinstance(item, dict):
+        return False
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and item.get("role") is None)
+
+
+def _is_unsealed(item: Any) -> bool:
+    """Reasoning without its content: its provider looks it up by the id."""
+    is_reasoning = isinstance(item, dict) and item.get("type") == "reasoning"
+    return is_reasoning and not item.get("encrypted_content") and item.get("id") is not None
 
 
 def _is_native(model: Model) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 import structlog
-from sqlalchemy import Select, and_, delete, func, literal, or_, select
+from sqlalchemy import Select, and_, case, delete, func, literal, select, true
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gateway.errors import NotFound, RequestError
@@ -35,7 +35,8 @@ _CHAIN_MAX = 1_000
 """Responses that continue one another."""
 _SEARCHED_MAX = 500
 """Responses of a creator, the newest first, in which an item referred to is looked for."""
-_REFERENCES_AT_ONCE = 50
+_FOUND_MAX = 2_000
+"""Items found, where ids are not unique: the latest of each counts."""
 
 
 class KeptResponse(NamedTuple):
@@ -51,7 +52,7 @@ class KeptResponse(NamedTuple):
     context_tokens: int
     """Input and output together: what a follow-up begins with."""
     body: Mapping[str, Any]
-    """The response; where the provider keeps it only `{"output": [{"id": ...}]}`."""
+    """The response; where the provider keeps it only `{"output": [{"id": ...}], "reasoning_tokens": ...}`."""
     input: Sequence[Mapping[str, Any]] = ()
     """The items of its own call; none where the provider keeps them."""
 
@@ -77,6 +78,8 @@ class Referred(NamedTuple):
     provider: str
     response_id: str
     context_tokens: int
+    reasoning_tokens: int = 0
+    """Of the whole response; 0 where the gateway keeps it."""
 
 
 class ResponseStore:
@@ -152,15 +155,32 @@ class ResponseStore:
             .order_by(responses.c.created_at.desc())
             .limit(_SEARCHED_MAX)
         )
-        found: dict[str, Referred] = {}
-        for start in range(0, len(ids), _REFERENCES_AT_ONCE):
-            wanted = ids[start : start + _REFERENCES_AT_ONCE]
-            marks = (orjson.dumps({"id": item_id}).decode()[1:-1] for item_id in wanted)
-            is_in = or_(*(func.instr(responses.c.body, mark) > 0 for mark in marks))
-            query = select(responses).where(responses.c.id.in_(latest), is_in).order_by(responses.c.created_at)
-            for row in await self._database.fetch_all(query):
-                found.update(_output_of(row, frozenset(wanted)))
-        return found
+        # Each body is gone through once, however many items are named: whoever asks chose how large it is.
+        output = func.json_each(responses.c.body, "$.output").table_valued("value", "type")
+        item_id = func.json_extract(output.c.value, "$.id")
+        query = (
+            select(
+                responses.c.id,
+                responses.c.provider,
+                responses.c.context_tokens,
+                func.coalesce(func.json_extract(responses.c.body, "$.reasoning_tokens"), 0).label("reasoning_tokens"),
+                item_id.label("item_id"),
+                case((responses.c.provider == "", output.c.value), else_="").label("item"),
+            )
+            .select_from(responses)
+            .join(output, true())
+            .where(responses.c.id.in_(latest), output.c.type == "object", item_id.in_(list(ids)))
+            .order_by(responses.c.created_at)
+            .limit(_FOUND_MAX)
+        )
+        found = await self._database.fetch_all(query)
+        if sum(len(row["item"]) for row in found) > self._context_bytes_max:
+            raise RequestError(
+                "The items that `input` refers to are too long to be continued; send what still matters.",
+                code="context_length_exceeded",
+                param="input",
+            )
+        return {row["item_id"]: _referred(row) for row in found}
 
     # What a call leaves
 
@@ -263,14 +283,9 @@ def _has_conversation(connection: sqlite3.Connection, account: Account, id: str)
     return bool(compile_statement(query).run(connection))
 
 
-def _output_of(row: Row, wanted: frozenset[str]) -> Mapping[str, Referred]:
-    output = orjson.loads(row["body"]).get("output") or []
-    is_here = not row["provider"]
-    return {
-        item["id"]: Referred(item if is_here else None, row["provider"], row["id"], row["context_tokens"])
-        for item in output
-        if isinstance(item, dict) and item.get("id") in wanted
-    }
+def _referred(row: Row) -> Referred:
+    item = orjson.loads(row["item"]) if row["item"] else None
+    return Referred(item, row["provider"], row["id"], row["context_tokens"], row["reasoning_tokens"])
 
 
 def _no_previous(id: str) -> RequestError:

@@ -6,22 +6,25 @@ from typing import Any
 
 import pytest
 
-from tests.rig.catalog import cost_nano_usd
-from tests.rig.gateway import Gateway, Key
-from tests.rig.routing_world import asked, bad, fresh, good, plays, routed_gateway
-from tests.rig.upstream import Gate, Reset, Upstream
+from tests.rig import wire
+from tests.rig.catalog import cost_nano_usd, provider
+from tests.rig.gateway import Gateway, Key, free_port
+from tests.rig.routing_world import USAGE, asked, bad, fresh, good, plays, routed, routed_gateway
+from tests.rig.upstream import Reset, Upstream
 from tests.rig.waiting import soon
 
 FAILURES_MAX = 3
 OPEN_S = 1
 COST = cost_nano_usd(40, 10)
+LATE_PORT = free_port()
 
 
 @pytest.fixture(scope="module")
 def fragile(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Circuits open after three failures in a row, for a second."""
+    """Circuits open after three failures in a row, for a second. The provider `late` has a port where nobody listens."""
     settings = {"CIRCUIT_FAILURES_MAX": FAILURES_MAX, "CIRCUIT_OPEN_S": OPEN_S}
-    gateway = routed_gateway(tmp_path_factory.mktemp("fragile"), upstream, **settings)
+    late = provider("late", f"http://127.0.0.1:{LATE_PORT}/v1") + routed("late", provider_name="late")
+    gateway = routed_gateway(tmp_path_factory.mktemp("fragile"), upstream, models=late, **settings)
     try:
         yield gateway.start()
         gateway.audit()
@@ -52,55 +55,65 @@ def troubles(gateway: Gateway) -> str:
     return str(answer.json()["checks"]["providers"])
 
 
-async def test_a_circuit_opens_fails_fast_at_no_cost_and_closes_again(
-    fragile: Gateway, upstream: Upstream, key: Key
-) -> None:
-    model = fresh("lone")
-    script = plays(upstream, {f"{model}-a": [*[bad(500)] * FAILURES_MAX, good()]})
-    assert [(await fragile.chat(key, script, model=model)).status for _ in range(FAILURES_MAX)] == [500] * FAILURES_MAX
+class Late:
+    """A provider that begins to listen at last, and answers when it may."""
 
-    fast = await fragile.chat(key, script, model=model)
+    def __init__(self) -> None:
+        self.asked = 0
+        self.may_answer = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]))
+        self.asked += 1
+        await self.may_answer.wait()
+        writer.write(wire.reply(wire.completion(usage=USAGE), headers=[("connection", "close")]))
+        await writer.drain()
+        writer.close()
+
+
+async def test_a_circuit_opens_fails_fast_at_no_cost_lets_one_call_try_and_closes(fragile: Gateway, key: Key) -> None:
+    first = [await fragile.chat(key, model="late") for _ in range(FAILURES_MAX)]
+    assert [(answer.status, answer.error["code"]) for answer in first] == [(502, "provider_unreachable")] * FAILURES_MAX
+    fast = await fragile.chat(key, model="late")
     assert (fast.status, fast.error["code"]) == (503, "circuit_open")
     assert int(fast.header("retry-after") or "0") >= 1
-    assert len(script.requests) == FAILURES_MAX
-    assert f"place-a/{model}-a" in troubles(fragile)
-    shown = state(fragile, model)
-    assert (shown["state"], shown["failures_in_a_row"], shown["last_error"]) == ("open", FAILURES_MAX, "server_error")
-    assert shown["models"] == [model]
+    assert "late/late-a" in troubles(fragile).split(", ")
+    shown = state(fragile, "late")
+    assert (shown["state"], shown["failures_in_a_row"], shown["last_error"]) == ("open", FAILURES_MAX, "unreachable")
+    assert shown["models"] == ["late"]
 
-    await soon(lambda: state(fragile, model)["state"] == "half_open", "a circuit that lets one call try")
-    assert (await fragile.chat(key, script, model=model)).status == 200
-    assert state(fragile, model)["state"] == "ok"
-    assert model not in troubles(fragile)
-    assert len(fragile.entries(creator=key.creator)) == FAILURES_MAX + 1
-
-
-async def test_a_half_open_circuit_lets_one_call_through(fragile: Gateway, upstream: Upstream, key: Key) -> None:
-    model, gate = fresh("lone"), Gate()
-    script = plays(upstream, {f"{model}-a": [*[bad(503)] * FAILURES_MAX, [gate, *good()]]})
-    for _ in range(FAILURES_MAX):
-        await fragile.chat(key, script, model=model)
-    await soon(lambda: state(fragile, model)["state"] == "half_open", "a circuit that lets one call try")
-    trying = asyncio.create_task(fragile.chat(key, script, model=model))
-    await soon(gate.is_reached.is_set, "the call that tries")
-    others = await asyncio.gather(*(fragile.chat(key, script, model=model) for _ in range(10)))
-    assert {(answer.status, answer.error["code"]) for answer in others} == {(503, "circuit_open")}
-    gate.open()
-    assert (await trying).status == 200
-    assert len(script.requests) == FAILURES_MAX + 1
+    late = Late()
+    server = await asyncio.start_server(late.serve, "127.0.0.1", LATE_PORT)
+    async with server:
+        await soon(lambda: state(fragile, "late")["state"] == "half_open", "a circuit that lets one call try")
+        calls = [asyncio.create_task(fragile.chat(key, model="late")) for _ in range(10)]
+        await soon(lambda: late.asked, "the call that tries")
+        turned_away, waiting = await asyncio.wait(calls, timeout=OPEN_S / 2)
+        late.may_answer.set()
+        answers = [call.result() for call in turned_away]
+        assert {(answer.status, answer.error["code"]) for answer in answers} == {(503, "circuit_open")}
+        assert (len(waiting), late.asked) == (1, 1)
+        assert {(await call).status for call in waiting} == {200}
+        assert state(fragile, "late")["state"] == "ok"
+        assert "late" not in troubles(fragile)
+        assert (await fragile.chat(key, model="late")).status == 200
+    entries = fragile.entries(creator=key.creator)
+    assert sorted(entry["outcome"] for entry in entries) == ["ok"] * 2 + ["upstream_unreachable"] * FAILURES_MAX
+    assert sum(entry["cost_nano_usd"] for entry in entries) == 2 * COST
 
 
-async def test_a_call_that_tries_and_fails_opens_the_circuit_again(
+async def test_a_lone_place_that_answers_goes_on_being_asked_whatever_it_answers(
     fragile: Gateway, upstream: Upstream, key: Key
 ) -> None:
     model = fresh("lone")
-    script = plays(upstream, {f"{model}-a": [bad(500)]})
-    for _ in range(FAILURES_MAX):
-        await fragile.chat(key, script, model=model)
-    await soon(lambda: state(fragile, model)["state"] == "half_open", "a circuit that lets one call try")
-    assert (await fragile.chat(key, script, model=model)).status == 500
+    script = plays(upstream, {f"{model}-a": [*[bad(500)] * (FAILURES_MAX + 1), good()]})
+    statuses = [(await fragile.chat(key, script, model=model)).status for _ in range(FAILURES_MAX + 1)]
+    assert statuses == [500] * (FAILURES_MAX + 1)
+    assert f"place-a/{model}-a" in troubles(fragile).split(", ")
     assert state(fragile, model)["state"] == "open"
-    assert (await fragile.chat(key, script, model=model)).error["code"] == "circuit_open"
+    assert (await fragile.chat(key, script, model=model)).status == 200
+    assert state(fragile, model)["state"] == "ok"
 
 
 async def test_a_place_with_an_open_circuit_is_left_out(fragile: Gateway, upstream: Upstream, key: Key) -> None:

@@ -272,9 +272,9 @@ async def test_references_hold_the_context_of_each_response_they_lead_to_once(tm
         key = await world.gateway.new_key()
         made = [(await world.respond(key, "big")).json["output"][0]["id"] for _ in range(2)]
         references = [{"type": "item_reference", "id": item} for item in (*made, made[0])]
-        unknown = [{"type": "item_reference_", "id": item} for item in (*made, made[0])]
+        others = [{"type": "compaction", "id": item} for item in (*made, made[0])]
         assert (await world.respond(key, "big", input=references)).status == 200
-        assert (await world.respond(key, "big", input=unknown)).status == 200
+        assert (await world.respond(key, "big", input=others)).status == 200
         *_, with_context, without = world.gateway.entries("decision")
         holds = [orjson.loads(decision)["estimate"][-1] for (decision,) in (with_context, without)]
         assert holds[0] - holds[1] == 2 * (TOKENS_IN + TOKENS_OUT) * 1_000

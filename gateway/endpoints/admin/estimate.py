@@ -44,7 +44,7 @@ async def show_estimate(request: Request) -> Response:
     account = await state.authenticator.account_of(form.creator)
     if account is None:
         raise NotFound("There is no creator with this id.", code="creator_not_found")
-    asked = read_for_estimate(orjson.dumps(form.request), form.endpoint)
+    asked = read_for_estimate(orjson.dumps(form.request), form.endpoint, state.response_store)
     headers = {} if form.downgrade else {b"x-gateway-downgrade": b"never"}
     if form.address is None:
         account = _from_anywhere(account)
