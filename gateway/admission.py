@@ -25,6 +25,7 @@ from gateway.counters.base import CounterStore, LimitState, Refused, Taken
 from gateway.decision import Step, decision_text
 from gateway.errors import NotFound, PolicyDenied, RequestError, UpstreamError
 from gateway.ledger.records import Attribution, Entry, Hold, Ledger, Route
+from gateway.metering import Metered
 from gateway.metrics import Metrics
 from gateway.model_request import ModelRequest, Outgoing
 from gateway.offers import Offer, Offers, RecordPrice, can_serve, cheaper_models
@@ -73,6 +74,8 @@ class Admitted:
     """Output tokens a choice may have, where the hold had to shrink."""
     upstream_request_id: str = ""
     status: int = 0
+    reported: Metered | None = None
+    """What an answer was metered by that is not relayed yet."""
     paid: "list[tuple[Entry, Settlement]]" = field(default_factory=list)
     """Attempts that cost something and were followed by another."""
 
@@ -154,7 +157,7 @@ class Admission:
         model = _resolve(catalog, request)
         course = await self._begin(account, headers, request, model, address, now)
         if (chat := request.checked(course.offer.model)) is not None and chat.structured is not None:
-            await chat.structured.require_sound(self._schema_checker)
+            await chat.structured.require_sound(self._schema_checker, account.creator)
         # Written before anything is taken: what cannot be written is the caller's to mend.
         outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
         taken = await self._take(call.request_id, course, catalog)

@@ -118,17 +118,18 @@ def _whole_duration(whole: int) -> bytes:
     return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
 
 
-def upstream_headers(headers: dict[str, str]) -> list[Header]:
-    """What of a provider's headers a client may see: never its limits, its organisation or its cookies."""
+def upstream_headers(headers: dict[str, str], provider_key: str = "") -> list[Header]:
+    """What of a provider's headers a client may see: never its limits, its organisation, its cookies, or our key."""
     passed: list[Header] = []
     for name, shown in _PASSED_HEADERS:
-        if name in headers and (value := _safe(headers, name)):
+        if name in headers and (value := _safe(headers, name, provider_key)):
             passed.append((shown, value.encode("ascii")))
     return passed
 
 
-def upstream_request_id(headers: dict[str, str]) -> str:
-    return _safe(headers, "x-request-id") or _safe(headers, "request-id") or ""
+def upstream_request_id(headers: dict[str, str], provider_key: str = "") -> str:
+    """The provider's own id of the call; empty where it names none that is fit to be kept."""
+    return _safe(headers, "x-request-id", provider_key) or _safe(headers, "request-id", provider_key) or ""
 
 
 def denied(deny: Deny) -> PolicyDenied:
@@ -195,15 +196,15 @@ def provider_refusal(
 ) -> tuple[GatewayError, bytes]:
     """The error and the body a client gets for a provider's answer of 300 or more."""
     error = _error_of(body)
-    said_codes = {error.get("code"), error.get("type")} if error else set()
-    if status in _OPERATOR_STATUSES or not _OPERATOR_CODES.isdisjoint(said_codes):
+    said_codes = [word for name in ("code", "type") if isinstance(word := (error or {}).get(name), str)]
+    if status in _OPERATOR_STATUSES or not _OPERATOR_CODES.isdisjoint(said_codes) or _is_bad_key(status, error):
         unavailable = UpstreamError(
             "The provider cannot be used right now; the operator of this gateway has to look after it.",
             code="provider_unavailable",
             headers=DO_NOT_RETRY,
         )
         return unavailable, unavailable.body()
-    passed = {name: value for name in _PASSED_ERROR_HEADERS if (value := _safe(headers, name))}
+    passed = {name: value for name in _PASSED_ERROR_HEADERS if (value := _safe(headers, name, provider_key))}
     said = error or {"code": "upstream_error"}
     message = redact(str(said.get("message") or "The provider answered with an error."), provider_key)
     kind = _word(said.get("type"), provider_key) or "upstream_error"
@@ -216,6 +217,12 @@ def provider_refusal(
         status = 503
     refusal = UpstreamError(message, status=status, type=kind, code=code, param=param, headers=passed)
     return refusal, error_body(message, kind, code, param)
+
+
+def _is_bad_key(status: int, error: dict[str, Any] | None) -> bool:
+    """Google's compatible endpoint tells it as the caller's mistake, in words alone."""
+    message = error.get("message") if status == 400 and error else None
+    return isinstance(message, str) and "API key not valid" in message
 
 
 def redact(text: str, provider_key: str) -> str:
@@ -248,6 +255,8 @@ def _error_of(body: bytes) -> dict[str, Any] | None:
     error = parsed.get("error") if isinstance(parsed, dict) else None
     if isinstance(error, str):  # Ollama's older shape
         return {"message": error}
+    if error is None and isinstance(parsed, dict) and isinstance(parsed.get("message"), str):
+        return parsed  # vLLM's and Mistral's, flat
     return error if isinstance(error, dict) else None
 
 
@@ -258,8 +267,8 @@ def _instant(unix_time: float) -> str | None:
         return None
 
 
-def _safe(headers: dict[str, str], name: str) -> str | None:
+def _safe(headers: dict[str, str], name: str, provider_key: str) -> str | None:
     value = headers.get(name)
-    if value and len(value) <= _SAFE_VALUE_CHARS_MAX and value.isascii() and value.isprintable():
-        return value
-    return None
+    if not value or len(value) > _SAFE_VALUE_CHARS_MAX or not value.isascii() or not value.isprintable():
+        return None
+    return None if provider_key and provider_key in value else value

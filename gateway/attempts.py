@@ -4,13 +4,14 @@ Another attempt is made only while nothing is owed for the last one and no byte 
 - the provider refused (rate limit, server error, key or model unknown to it), or
 - not a byte of the request was written.
 
-First come the other deployments, without a pause. The same ones again only where the model's row allows `retries`, after a
-pause of the provider's own `retry-after` or a doubling one, within bounds and with jitter. Not more than `attempts_max` in
-all, and none after the client has stopped waiting.
+First come the other deployments, without a pause. The same ones again only where the model's row allows `retries`: the one
+that may be asked soonest, after a pause of its provider's own `retry-after` or a doubling one, within bounds and with
+jitter. Not more than `attempts_max` in all, and none after the client has stopped waiting.
 """
 
 import random
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import orjson
@@ -29,7 +30,7 @@ _PAUSE_MAX_S = 5.0
 class Attempts:
     """Lifetime: one call. `index` is the offer in use."""
 
-    __slots__ = ("_attempts_max", "_ends_at", "_failed", "_made", "_offers", "_retries_left", "index")
+    __slots__ = ("_attempts_max", "_ends_at", "_failed", "_made", "_offers", "_ready_at", "_retries_left", "index")
 
     def __init__(self, offers: int, *, attempts_max: int, retries: int, ends_at: float) -> None:
         """`ends_at` on the monotonic clock: when the client will have stopped waiting."""
@@ -39,6 +40,8 @@ class Attempts:
         self._ends_at = ends_at
         self._made = 1
         self._failed: list[dict[str, Any]] = []
+        self._ready_at = [0.0] * offers
+        """On the monotonic clock: from when on each offer may be asked again."""
         self.index = 0
 
     @property
@@ -62,21 +65,24 @@ class Attempts:
         """Seconds to pause before the next attempt, which `index` then names; None when this was the last one."""
         if error not in _GOES_ON or self._made >= self._attempts_max:
             return None
-        pause = 0.0
+        self._ready_at[self.index] = now + (retry_after_s or 0.0) if error in _RETRIED else inf
+        pause, index = 0.0, self._made
         if self._made >= self._offers:
-            if not self._retries_left or error not in _RETRIED:
+            if not self._retries_left:
                 return None
-            pause = _PAUSE_FIRST_S * 2 ** (self._made - self._offers)
-            if retry_after_s is not None:
-                if retry_after_s > _PAUSE_MAX_S:
-                    return None  # the client may wait that long if it likes
-                pause = max(pause, retry_after_s)
+            turns = [(self._made + turn) % self._offers for turn in range(self._offers)]
+            index = min(turns, key=self._ready_at.__getitem__)
+            wait = self._ready_at[index] - now
+            if wait > _PAUSE_MAX_S:
+                return None  # the client may wait that long if it likes
+            pause = max(_PAUSE_FIRST_S * 2 ** (self._made - self._offers), wait)
             # At least what the provider asked for, up to half as much again.
             pause = min(pause, _PAUSE_MAX_S) * (1 + draw() / 2)
-            self._retries_left -= 1
         if now + pause >= self._ends_at:
             return None
-        self.index = self._made % self._offers
+        if self._made >= self._offers:
+            self._retries_left -= 1
+        self.index = index
         self._made += 1
         return pause
 

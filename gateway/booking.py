@@ -44,6 +44,8 @@ class Booking:
             raise
         finally:
             await self._counters.settle(call.request_id, actuals)
+            for earlier, _ in admitted.paid:
+                self._metrics.spent(earlier)
             self._metrics.finished(entry, time.monotonic() - call.started_at)
             _log_finished(entry, owed)
         return cost

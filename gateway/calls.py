@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gateway.errors import GatewayError, StoreError
 from policies.types import Account
@@ -14,6 +14,23 @@ InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
 
 
 _NOT_YET = datetime.min.replace(tzinfo=UTC)
+
+
+class ClientShape(NamedTuple):
+    """What the clients of an endpoint look for, beside the answer itself."""
+
+    error: Callable[[GatewayError], bytes] = GatewayError.body
+    """The body of an error."""
+    error_event_name: str = ""
+    """The name of the event that tells an error in the middle of a stream; empty: it has none."""
+    request_id_headers: tuple[bytes, ...] = (b"x-request-id",)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        name = f"event: {self.error_event_name}\n".encode() if self.error_event_name else b""
+        return b"%bdata: %b\n\n" % (name, self.error(error))
+
+
+OPENAI_SHAPE = ClientShape()
 
 
 class Call:
@@ -28,21 +45,21 @@ class Call:
         "creator",
         "deadline_at",
         "endpoint",
-        "error_shape",
         "first_byte_at",
         "hold",
         "interrupted_by",
         "is_ended",
         "key_id",
         "request_id",
+        "shape",
         "started_at",
     )
 
-    def __init__(self, endpoint: str, error_shape: Callable[[GatewayError], bytes] = GatewayError.body) -> None:
+    def __init__(self, endpoint: str, shape: ClientShape = OPENAI_SHAPE) -> None:
         self.request_id = new_request_id()
         self.endpoint = endpoint
-        self.error_shape = error_shape
-        """How this endpoint's clients read errors."""
+        self.shape = shape
+        """What this endpoint's clients expect beside the answer itself."""
         self.started_at = time.monotonic()
         self.admitted_at = _NOT_YET
         """The instant that decides on the call's period; set when it is admitted."""

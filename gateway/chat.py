@@ -238,6 +238,8 @@ class ChatRequest(PlainRequest):
                     body[field] = min(body[field], cap)
         elif self.clamped_to is not None:
             body[row.max_tokens_field] = self.clamped_to
+        if row.stream_usage == "never":
+            body.pop("stream_options", None)  # SDKs send it by themselves; such a provider would refuse it
         if self.is_streaming and row.stream_usage == "inject" and not self.wants_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         for field in row.drop_fields:
@@ -248,12 +250,6 @@ class ChatRequest(PlainRequest):
                 body.pop(field, None)  # it is checked before the client sees any of it
             return Outgoing(self.path, dump_body(body))
         return _made(Outgoing, (self.path, dump_body(body), "application/json", (), self.is_streaming))
-
-    def repair(self, model: Model, row: ProviderRow, answer: Mapping[str, Any], flaw: str) -> Outgoing:
-        """The request once more, with the answer that does not match its schema and why."""
-        assert self.structured is not None  # noqa: S101 -- only asked where it is
-        first = self.outgoing(model, row)
-        return first._replace(body=dump_body(self.structured.repair(orjson.loads(first.body), answer, flaw)))
 
     def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
         return ChatRelay(guard, self, model, row) if content_type.startswith("text/event-stream") else None
@@ -327,7 +323,7 @@ def _read_other_fields(request: ChatRequest) -> None:
     # Tools, schemas, and whatever a provider may take for input that we do not know.
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") == "json_schema":
-        request.structured = StructuredOutput(response_format)
+        request.structured = StructuredOutput(read_object(response_format, "json_schema").get("schema"))
     for field in body.keys() - _NO_INPUT:
         request.text_bytes += len(orjson.dumps(body[field]))
 

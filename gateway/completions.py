@@ -127,6 +127,8 @@ class CompletionRequest(PlainRequest):
         body = {**self.body, "model": model.upstream_model}
         cap = model.output_tokens_max
         body["max_tokens"] = self.max_tokens if cap is None else min(self.max_tokens, cap)
+        if row.stream_usage == "never":
+            body.pop("stream_options", None)
         if self.is_streaming and row.stream_usage == "inject" and not self.wants_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         for field in row.drop_fields - {"max_tokens"}:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from gateway.price_rows import PRICE_KEYS
-from gateway.toml_file import Table
+from gateway.toml_file import Faults, Table, Where
 
 __all__ = ["DeploymentRow", "read_deployments"]
 
@@ -34,13 +34,26 @@ def read_deployments(table: Table) -> list[DeploymentRow]:
     if not isinstance(data, list) or len(data) > DEPLOYMENTS_MAX or not all(isinstance(each, dict) for each in data):
         table.fault(f"must be at most {DEPLOYMENTS_MAX} tables: [[models.NAME.deployments]]", "deployments")
         return []
-    rows = [_row(Table(table.file, (*table.where, "deployments"), each)) for each in data]
+    where = (*table.where, "deployments")
+    rows = [_row(Table(_Numbered(table.file, number), where, each)) for number, each in enumerate(data, start=1)]
     if rows and not any(row.weight for row in rows):
         table.fault("needs a weight above 0 for one of them", "deployments")
-    places = [(row.model, row.provider, row.upstream_model) for row in rows]
+    own = table.data.get("upstream_model") or table.where[-1]
+    places = [(row.model, row.provider, "" if row.model else row.upstream_model or own) for row in rows]
     if len(set(places)) < len(places):
         table.fault("names a place twice", "deployments")
     return rows
+
+
+class _Numbered:
+    """Says which of them is meant: all deployments of a model have the same path, and with it the line of the first."""
+
+    def __init__(self, file: Faults, number: int) -> None:
+        self._file = file
+        self._number = number
+
+    def fault(self, where: Where, reason: str) -> None:
+        self._file.fault(where, reason if self._number == 1 else f"{reason} (deployment {self._number} of the model)")
 
 
 def _row(table: Table) -> DeploymentRow:

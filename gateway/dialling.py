@@ -11,6 +11,7 @@ from gateway.calls import Call
 from gateway.metrics import Metrics
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure, UpstreamRequest
 from gateway.providers.translated import TranslatedExchange
+from gateway.responder import Responder
 from gateway.routing import Deployments, class_of_failure, class_of_status
 
 __all__ = ["Dialler", "log_failure"]
@@ -36,7 +37,9 @@ class Dialler:
         self._deadlines = deadlines
         self._answer_bytes_max = answer_bytes_max
 
-    async def dial(self, call: Call, admitted: Admitted, hold: "asyncio.Future[None]") -> Exchange:
+    async def dial(
+        self, call: Call, admitted: Admitted, hold: "asyncio.Future[None]", responder: Responder
+    ) -> Exchange:
         """The head of the first answer that is no refusal, or of the last refusal when there is nobody else to ask.
 
         Raises `UpstreamFailure` of the last attempt, or whatever `hold` raises.
@@ -51,19 +54,21 @@ class Dialler:
                 error, status, retry_after_s = class_of_failure(failure), 0, None
                 deployments.failed(admitted.model, error)
                 pause = None
-                if not failure.is_sent:
+                if not failure.is_sent and not responder.is_gone:
                     pause = attempts.next_after(error, retry_after_s=None, now=time.monotonic())
                 if pause is None:
                     raise
                 log_failure(call, admitted, failure)
             else:
                 if exchange.status < 300:
-                    deployments.succeeded(admitted.model)
+                    deployments.reached(admitted.model)
                     return exchange
                 error, status = class_of_status(exchange.status), exchange.status
                 retry_after_s = seconds(exchange.headers.get("retry-after"))
                 deployments.failed(admitted.model, error, retry_after_s)
-                pause = attempts.next_after(error, retry_after_s=retry_after_s, now=time.monotonic())
+                pause = None
+                if not responder.is_gone:  # nobody waits for another attempt
+                    pause = attempts.next_after(error, retry_after_s=retry_after_s, now=time.monotonic())
                 if pause is None:
                     return exchange
                 exchange.close()
@@ -75,7 +80,19 @@ class Dialler:
             call.forget_dial()  # nothing is owed for what failed
             if pause:
                 await asyncio.sleep(pause)
+                if responder.is_gone:
+                    raise UpstreamFailure(
+                        "unreachable", "the client left before it was asked again", is_sent=False, is_fully_sent=False
+                    )
             self._admission.go_on(admitted)
+
+    def note_success(self, admitted: Admitted) -> None:
+        """The answer came to its end."""
+        self._deployments.succeeded(admitted.model)
+
+    def note_failure(self, admitted: Admitted, failure: UpstreamFailure) -> None:
+        """The answer began and broke."""
+        self._deployments.failed(admitted.model, class_of_failure(failure))
 
     async def open(self, call: Call, admitted: Admitted, hold: "asyncio.Future[None]") -> Exchange:
         """One attempt, as `admitted` has it now; see `Provider.open`."""

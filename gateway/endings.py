@@ -23,7 +23,7 @@ _FAILED_OUTCOMES: Mapping[FailureKind, Outcome] = {
 
 def of_stream(call: Call, relay: Relay, broken: UpstreamFailure | None, *, is_gone: bool) -> Ending:
     """How an answer that was relayed ended. `broken` is the exchange's failure, if it failed."""
-    is_complete = relay.is_complete
+    is_complete = relay.is_complete and not relay.has_error_event
     metered = relay.metered(is_partial=not is_complete)
     if is_gone:
         return Ending(metered, "client_gone")
@@ -41,8 +41,8 @@ def of_stream(call: Call, relay: Relay, broken: UpstreamFailure | None, *, is_go
 
 
 def unanswered(admitted: Admitted) -> Metered:
-    """Fully sent, and never properly answered."""
-    return admitted.request.meter_unanswered(admitted.model)
+    """Fully sent, and never properly answered; or answered, and then something else went wrong."""
+    return admitted.reported or admitted.request.meter_unanswered(admitted.model)
 
 
 def of_failure(admitted: Admitted, failure: UpstreamFailure) -> Ending:

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 from gateway.metering import Metered
 from gateway.relay import EVENT_STREAM, EventTooLarge, Guard
 from gateway.responder import Header
-from gateway.streaming import last_boundary, parse_payload, payload_of, split_events
+from gateway.streaming import is_whole, last_boundary, parse_payload, payload_of, split_events
 
 __all__ = ["ByteRelay", "EventRelay", "event"]
 
@@ -73,7 +73,7 @@ class EventRelay(ABC):
         del tail[:cut]
         return self._take(block)
 
-    def finish(self) -> bytes:
+    def finish(self, *, is_cut: bool = False) -> bytes:
         """A last event without its blank line counts if it is the terminal one."""
         if not self._tail:
             return b""
@@ -81,9 +81,11 @@ class EventRelay(ABC):
         self._tail.clear()
         was_done = self._is_done
         released = self._take(block)
+        if is_whole(block):
+            return released
         if self._is_done and not was_done:
             self._held.append(b"\n\n")
-        return b"" if not self._is_done else released
+        return released if self._is_done else b""
 
     def held_back(self) -> bytes:
         return b"".join(self._held)
@@ -139,8 +141,8 @@ class ByteRelay:
         ready, self._last = self._last, data
         return ready
 
-    def finish(self) -> bytes:
-        self._is_finished = True
+    def finish(self, *, is_cut: bool = False) -> bytes:
+        self._is_finished = not is_cut
         return b""
 
     def held_back(self) -> bytes:

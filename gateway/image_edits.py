@@ -29,6 +29,8 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _METADATA = re.compile(r"metadata\[([^\[\]]+)\]")
 _SOURCES = frozenset("image images image_url image_urls input_image input_images".split())
 """What is edited; a mask or markup alone is nothing to draw on."""
+_LISTS = _SOURCES | {"mask", "markup", "metadata"}
+"""Fields whose names may have brackets: some servers read `n[]` as `n`, and a call would be held without it."""
 _STREAM_FIELDS = ("stream", "partial_images")
 
 
@@ -81,6 +83,9 @@ def read_image_variation_form(form: Form) -> ImageVariationRequest:
 
 def _check(request: ImageEditRequest, *, has_prompt: bool = True) -> None:
     check_image_fields(request, has_prompt=has_prompt)
+    for field in request.body:
+        if "[" in field and base_name(field) not in _LISTS:
+            raise wrong(base_name(field), "must be written without brackets")
     _require_source(request)
     request.references += len(request.files)
 

@@ -35,6 +35,7 @@ __all__ = ["ImageKeeper", "KeptImages"]
 _log = structlog.get_logger()
 
 PROMPT_CHARS_MAX = 1_000
+_DECODED_AT_ONCE_CHARS = 4 * 2**16
 IMAGES_MAX = 16
 """Kept of one call: more than `n` can ask for, in case a provider sends more; the rest stays as it came."""
 
@@ -180,12 +181,17 @@ def _images(answered: Answered) -> list[_Image]:
 
 def _decoded(text: str, bytes_max: int) -> bytes:
     """Empty, and so no image, for what is no base64 or too long to be decoded at all."""
-    if len(text) > (bytes_max + 2) // 3 * 4:
+    if len(text) > (bytes_max + 2) // 3 * 4 or text.find("=", 0, -2) >= 0:
         return b""
     try:
-        return base64.b64decode(text, validate=True)
+        # In pieces: one call keeps the interpreter's lock, and the event loop waiting, until it is through.
+        pieces = [
+            base64.b64decode(text[at : at + _DECODED_AT_ONCE_CHARS], validate=True)
+            for at in range(0, len(text), _DECODED_AT_ONCE_CHARS)
+        ]
     except (binascii.Error, ValueError):
         return b""
+    return b"".join(pieces)
 
 
 def _variant(request: ModelRequest, model: Model) -> str:

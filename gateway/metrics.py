@@ -36,17 +36,22 @@ class Metrics(Collector):
 
     def finished(self, entry: Entry, duration_s: float) -> None:
         """One admitted call has ended."""
+        series = self.spent(entry)
+        series.calls[entry.outcome] = series.calls.get(entry.outcome, 0) + 1
+        series.duration.observe(duration_s)
+        if entry.is_streaming and entry.ttft_ms is not None:
+            series.ttft.observe(entry.ttft_ms / 1000)
+
+    def spent(self, entry: Entry) -> "_Series":
+        """What one attempt cost, whether or not it was the call's last."""
         key = (entry.attribution.endpoint, entry.route.served_model, entry.route.provider)
         series = self._routes.get(key)
         if series is None:
             series = self._routes[key] = _Series()
-        series.calls[entry.outcome] = series.calls.get(entry.outcome, 0) + 1
         series.cost_nano_usd += entry.cost_nano_usd
         series.input_tokens += entry.usage.input_tokens
         series.output_tokens += entry.usage.output_tokens
-        series.duration.observe(duration_s)
-        if entry.is_streaming and entry.ttft_ms is not None:
-            series.ttft.observe(entry.ttft_ms / 1000)
+        return series
 
     def refused(self, endpoint: str, code: str) -> None:
         """A policy said no before the dial."""

@@ -94,7 +94,7 @@ def _offer(
 ) -> Offer:
     """On one deployment, `model`, of the model `named`. Raises `UnpricedUsage`, or `RequestError` for a feature without
     a price."""
-    price, credits_each = model.price, model.credits
+    price, credits_each = model.price, named.credits if model.credits is None else model.credits
     cost, cost_min, expected, tokens = estimated = request.estimate(model, price)
     if account.plan.prices:
         credits_each = account.plan.prices.get(model.name, {}).get("credits", credits_each)
@@ -133,8 +133,8 @@ def _dearest(calls: Sequence[policy_types.Call]) -> policy_types.Call:
         cost_nano_usd=max(call.cost_nano_usd for call in calls),
         expected_nano_usd=max(call.expected_nano_usd for call in calls),
         tokens=max(call.tokens for call in calls),
-        charge_min_nano_usd=None if None in least[0] else max(filter(None, least[0])),
-        cost_min_nano_usd=None if None in least[1] else max(filter(None, least[1])),
+        charge_min_nano_usd=None if None in least[0] else max(each for each in least[0] if each is not None),
+        cost_min_nano_usd=None if None in least[1] else max(each for each in least[1] if each is not None),
         credits=max(in_credits, default=None),
     )
 

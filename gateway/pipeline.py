@@ -30,14 +30,14 @@ from gateway.answers import (
 )
 from gateway.auth import CREATOR_HEADER_BYTES, Authenticator
 from gateway.booking import Booking
-from gateway.calls import Call, Calls
+from gateway.calls import OPENAI_SHAPE, Call, Calls, ClientShape
 from gateway.catalog import ProviderRow
 from gateway.chat import ChatRequest
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
 from gateway.dialling import Dialler, log_failure
 from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, schema_mismatch, unanswered
-from gateway.errors import GatewayError, RequestError, StoreError, error_body
+from gateway.errors import DO_NOT_RETRY, GatewayError, RequestError, StoreError
 from gateway.ledger.records import Ledger, Outcome
 from gateway.logs import log_request
 from gateway.metering import NOTHING, Ending, Metered
@@ -47,6 +47,7 @@ from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure
 from gateway.pump import Pump
 from gateway.relay import EVENT_STREAM, Guard, Relay
+from gateway.request_fields import dump_body
 from gateway.responder import Header, Responder
 from gateway.routing import Deployments
 from gateway.schema_checker import SchemaChecker
@@ -112,13 +113,13 @@ class Pipeline:
         headers: list[Header],
         responder: Responder,
         peer: str = "",
-        error_shape: Callable[[GatewayError], bytes] = GatewayError.body,
+        shape: ClientShape = OPENAI_SHAPE,
     ) -> None:
         """Answer one `POST` of an endpoint; `peer` is the address it came from. Raises nothing but cancellation.
 
-        `read_request` reads the body, and raises `RequestError`; `error_shape` is how this endpoint's clients read errors.
+        `read_request` reads the body, and raises `RequestError`; `shape` is what this endpoint's clients look for.
         """
-        call = Call(endpoint, error_shape)
+        call = Call(endpoint, shape)
         try:
             self._calls.enter(call)
             await self._serve(call, read_request, headers, responder, peer)
@@ -188,15 +189,15 @@ class Pipeline:
             call.allow_interrupts()
             if admitted.request.is_streaming:
                 self._watch_stream(call, admitted.row, responder)
-            exchange = await self._dialler.dial(call, admitted, call.hold)
+            exchange = await self._dialler.dial(call, admitted, call.hold, responder)
             admitted.outgoing = NOTHING_OUTGOING  # a stream may last for minutes
-            admitted.upstream_request_id = upstream_request_id(exchange.headers)
+            admitted.upstream_request_id = upstream_request_id(exchange.headers, self._key(admitted))
             if exchange.status >= 300:
                 return await self._relay_refusal(call, admitted, exchange, responder)
             if (chat := admitted.request.checked(admitted.model)) is not None:
                 return await self._relay_checked(call, admitted, chat, exchange, responder)
             content_type = exchange.headers.get("content-type", "").lower()
-            key = self._provider_keys.get(admitted.row.name, "")
+            key = self._key(admitted)
             guard = Guard(
                 self._settings.stream_event_bytes_max, lambda data: redact_bytes(data, key), key.encode("latin-1")
             )
@@ -213,7 +214,11 @@ class Pipeline:
             # A provider of another dialect cannot say this; it has not been asked.
             ending = Ending(NOTHING, "upstream_refused", error)
         except UpstreamFailure as failure:
+            if exchange is not None:  # else the dialler has noted it
+                self._dialler.note_failure(admitted, failure)
             ending = of_failure(admitted, failure)
+            if responder.is_gone and not failure.is_sent:
+                ending = ending._replace(outcome="client_gone")
             log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if call.is_ended:
@@ -251,17 +256,19 @@ class Pipeline:
                 await self._booking.end(call, admitted, Ending(NOTHING, "upstream_refused"))
                 raise
             body = b""
-        key = self._provider_keys.get(admitted.row.name, "")
+        key = self._key(admitted)
         error, answer = provider_refusal(exchange.status, exchange.headers, body, key)
         if error.code == "provider_unavailable":
             _log.error("provider_unavailable", provider=admitted.row.name, upstream_status=exchange.status)
         call.forbid_interrupts()
         admitted.status = error.status
+        if admitted.paid:
+            error.headers.update(DO_NOT_RETRY)  # an SDK would pay for the first attempt again
         await self._booking.end(call, admitted, Ending(NOTHING, "upstream_refused", error))
         headers = [*self._answer_headers(call, admitted), _JSON]
-        headers.extend(upstream_headers(exchange.headers))
+        headers.extend(upstream_headers(exchange.headers, self._key(admitted)))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
-        body = answer if call.error_shape is GatewayError.body else call.error_shape(error)
+        body = answer if call.shape is OPENAI_SHAPE else call.shape.error(error)
         await responder.send(error.status, headers, body)
         return None
 
@@ -270,6 +277,9 @@ class Pipeline:
     ) -> Ending | None:
         """An answer read whole, metered, booked, then sent as it came."""
         body = await self._read_whole(exchange, self._settings.answer_bytes_max)
+        if (key := self._key(admitted)) and key.encode("latin-1") in body:
+            body = redact_bytes(body, key)
+        self._dialler.note_success(admitted)
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
         request, model = admitted.request, admitted.model
@@ -291,7 +301,7 @@ class Pipeline:
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, parsed)) or body
         headers = self._answer_headers(call, admitted)
-        headers.extend(upstream_headers(exchange.headers))
+        headers.extend(upstream_headers(exchange.headers, self._key(admitted)))
         headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
         headers.append(head)
         await responder.send(200, headers, body)
@@ -302,16 +312,23 @@ class Pipeline:
     ) -> Ending | None:
         """A chat completion that has to match a schema its provider does not enforce: checked, and mended once."""
         request, model, row = admitted.request, admitted.model, admitted.row
+        answered_by = exchange.headers
         parsed, metered, flaw = await self._read_checked(admitted, chat, exchange)
-        if parsed is not None and flaw is not None:
+        if parsed is not None and flaw is not None and not responder.is_gone:
             failed = Ending(metered, "upstream_invalid", schema_mismatch())
             self._booking.keep_attempt(call, admitted, failed)
+            admitted.reported = None
             exchange.close()
-            admitted.outgoing = chat.repair(model, row, parsed, flaw)
+            assert chat.structured is not None  # noqa: S101 -- that is why it is checked
+            first = request.outgoing(model, row)
+            asked = chat.structured.repair(orjson.loads(first.body), parsed, flaw)
+            admitted.outgoing = first._replace(body=dump_body(asked))
             call.forget_dial()
             assert call.hold is not None  # noqa: S101 -- the first attempt waited for it
             second = await self._dialler.open(call, admitted, call.hold)
+            answered_by = second.headers
             try:
+                admitted.upstream_request_id = upstream_request_id(second.headers, self._key(admitted))
                 if second.status >= 300:
                     return await self._relay_refusal(call, admitted, second, responder)
                 parsed, metered, flaw = await self._read_checked(admitted, chat, second)
@@ -321,14 +338,14 @@ class Pipeline:
         call.forbid_interrupts()
         if parsed is None or flaw is not None:
             error = upstream_invalid() if parsed is None else schema_mismatch()
-            ending = Ending(metered, "upstream_invalid", error)
+            ending = Ending(metered, "client_gone" if responder.is_gone else "upstream_invalid", error)
             await self._booking.end(call, admitted, ending)
             return ending
         admitted.status = 200
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         cost = await self._booking.end(call, admitted, Ending(metered, outcome))
         translator = request.translator(model)
-        headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers)]
+        headers = [*self._answer_headers(call, admitted), *upstream_headers(answered_by, self._key(admitted))]
         if request.is_streaming:
             body = as_stream(parsed, with_usage=chat.wants_usage or translator is not None)
             if translator is not None:
@@ -354,18 +371,31 @@ class Pipeline:
         self, admitted: Admitted, chat: ChatRequest, exchange: Exchange
     ) -> tuple[dict[str, object] | None, Metered, str | None]:
         """The answer (None if it is none), what it consumed, and why it does not match its schema."""
-        parsed = _parse_answer(await self._read_whole(exchange, self._settings.answer_bytes_max))
+        body = await self._read_whole(exchange, self._settings.answer_bytes_max)
+        if (key := self._key(admitted)) and key.encode("latin-1") in body:
+            body = redact_bytes(body, key)
+        parsed = _parse_answer(body)
         metered = None if parsed is None else chat.meter(parsed, admitted.model, admitted.row)
         if parsed is None or metered is None or not metered.is_answer:
             return None, metered or unanswered(admitted), None
+        admitted.reported = metered  # owed whatever becomes of the check
         assert chat.structured is not None  # noqa: S101 -- that is why it is checked
-        return parsed, metered, await chat.structured.checked(parsed, self._schema_checker)
+        try:
+            flaw = await chat.structured.checked(parsed, self._schema_checker, admitted.hold.attribution.creator)
+        except StoreError as error:
+            # It is paid for; an SDK must not pay again, and the books must not take it for an undialled call.
+            raise GatewayError(error.message, status=503, code=error.code, headers=DO_NOT_RETRY) from error
+        return parsed, metered, flaw
 
     async def _relay_stream(
         self, call: Call, admitted: Admitted, relay: Relay, exchange: Exchange, responder: Responder
     ) -> Ending | None:
         """Pieces as they came; what ends the answer only after the settle."""
-        answer_headers = [*self._answer_headers(call, admitted), *upstream_headers(exchange.headers), *relay.head]
+        answer_headers = [
+            *self._answer_headers(call, admitted),
+            *upstream_headers(exchange.headers, self._key(admitted)),
+            *relay.head,
+        ]
         broken: UpstreamFailure | None = None
         has_ended = False
         try:
@@ -373,6 +403,7 @@ class Pipeline:
             has_ended = True
         except UpstreamFailure as failure:
             broken = failure
+            self._dialler.note_failure(admitted, failure)
             log_failure(call, admitted, failure)
         except asyncio.CancelledError:
             if not call.absorb_interrupt():
@@ -385,8 +416,9 @@ class Pipeline:
             raise
         call.forbid_interrupts()
         exchange.close()
-        # Of an answer that broke off nothing is the end, unless it had said so.
-        rest = relay.finish() if has_ended or relay.is_done else b""
+        if has_ended:
+            self._dialler.note_success(admitted)
+        rest = relay.finish(is_cut=not has_ended and not relay.is_done)
         ending = of_stream(call, relay, broken, is_gone=responder.is_gone)
         admitted.status = 200 if ending.error is None or responder.is_started else ending.error.status
         cost = await self._booking.end(call, admitted, ending)
@@ -418,6 +450,10 @@ class Pipeline:
 
         responder.on_gone(left)
 
+    def _key(self, admitted: Admitted) -> str:
+        """What must never reach a client; empty for a provider without a key."""
+        return self._provider_keys.get(admitted.row.name, "")
+
     async def _read_whole(self, exchange: Exchange, bytes_max: int) -> bytes:
         """The whole body, bounded for itself and for all that the process buffers together."""
         parts: list[bytes] = []
@@ -437,7 +473,7 @@ class Pipeline:
 
     def _answer_headers(self, call: Call, admitted: Admitted) -> list[Header]:
         headers = [
-            (b"x-request-id", call.request_id.encode()),
+            *((name, call.request_id.encode()) for name in call.shape.request_id_headers),
             (b"x-gateway-model", admitted.model.name.encode("latin-1", "replace")),
             (b"x-gateway-provider", admitted.model.provider.encode("latin-1", "replace")),
             *limit_headers(admitted.states),
@@ -478,19 +514,15 @@ class Pipeline:
                 },
             )
         if responder.is_started:
-            if call.error_shape is GatewayError.body:
-                event = b"data: " + error_body(error.message, error.type, error.code) + b"\n\n"
-            else:
-                event = b"event: error\ndata: " + call.error_shape(error) + b"\n\n"
-            await responder.end(event)
+            await responder.end(call.shape.error_event(error))
             return
         headers: list[Header] = [*known, _JSON]
         if not known:
-            headers.append((b"x-request-id", call.request_id.encode()))
+            headers.extend((name, call.request_id.encode()) for name in call.shape.request_id_headers)
             if call.account is not None:
                 headers.extend(await self._admission.window_headers(call.account))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
-        await responder.send(error.status, headers, call.error_shape(error))
+        await responder.send(error.status, headers, call.shape.error(error))
 
 
 def _answered(

@@ -61,8 +61,8 @@ class Relay(Protocol):
         """What may go to the client now. Raises `EventTooLarge`."""
         ...
 
-    def finish(self) -> bytes:
-        """What the proper end of the upstream's body releases; an incomplete last event of a broken stream is dropped."""
+    def finish(self, *, is_cut: bool = False) -> bytes:
+        """What the end of the upstream's body releases. `is_cut`: it was no proper end; what is incomplete is dropped."""
         ...
 
     def held_back(self) -> bytes:

@@ -20,18 +20,37 @@ _SHORT_TEXT_CHARS_MAX = 64
 
 _STEERING = frozenset(
     """
-    api_base base_url api_key api_version api_type azure azure_ad_token azure_ad_token_provider callbacks client
-    custom_llm_provider custom_pricing default_headers deployment_id extra_body extra_headers extra_query fallbacks
-    headers hf_model_name input_cost_per_token input_cost_per_second litellm_call_id litellm_logging_obj
-    litellm_metadata litellm_params logger_fn max_retries mock_delay mock_response mock_timeout mock_tool_calls model_info model_list
-    no-log no_log num_retries organization output_cost_per_token output_cost_per_second project proxy
-    proxy_server_request region_name secret_fields shared_session ssl_verify timeout use_litellm_proxy user_config
-    user_api_key context_window_fallback_dict success_callback failure_callback preset_cache_key
+    allow_client_keepalive_override allowed_model_region allowed_openai_params
+    anthropic_disable_workload_identity_federation
+    anthropic_organization_id anthropic_service_account_id api_base api_key api_type api_version apikey
+    attempted_targets azure azure_ad_token azure_ad_token_provider base_model base_url bucket_name budget_duration
+    cache_key caching callbacks client client_id client_secret client_side_timeout complete_response
+    configurable_clientside_auth_params context_window_fallback_dict cooldown_time cost_per_query cost_per_second
+    custom_llm_provider custom_pricing data_residency default_headers deployment_id drop_params extra_body
+    extra_headers extra_query failure_callback fallback_depth fallbacks force_timeout headers hf_model_name itpm
+    log_client_error_tracebacks logger_fn max_budget max_fallbacks max_parallel_requests max_retries model_alias_map
+    model_config model_file_id_mapping model_id model_info model_list models no-log no_log num_retries
+    openai_service_account_id organization otpm plugins predibase_tenant_id preset_cache_key project provider
+    provider_affinity_header provider_specific_header proxy proxy_server_request region_name request_timeout
+    retry_policy retry_strategy route routing_strategy rpm rust secret_fields shared_session silent_model ssl_verify
+    stream_timeout stream_timeout_by_service_tier success_callback tenant_id tiered_pricing timeout
+    timeout_by_service_tier tpm turn_off_message_logging url use_chat_completions_api use_client use_in_pass_through
+    use_litellm_proxy use_xai_oauth user_api_key user_config verbose
     """.split()
 )
+"""Words of litellm's calls (tests/fixtures/litellm_parameters.txt has all of them) and of OpenRouter (`models`, `provider`,
+`route`, `plugins`) by which a body could choose another host, key, model, payer, price or log further up."""
 BASE_TIERS = frozenset({"", "auto", "default", "standard", "flex"})
 """Service tiers that are never dearer than the base rate."""
-_STEERING_PREFIXES = ("aws_", "vertex_", "azure_", "watsonx_", "litellm_", "sagemaker_", "oci_")
+_STEERING_PREFIXES = tuple(
+    """
+    _ adaptive_router_ annotation_cost_ anthropic_federation_ anthropic_identity_ anthropic_issuer_
+    anthropic_keycloak_ arize_ auto_router_ aws_ azure_ cache_creation_input_ cache_read_input_ citation_cost_
+    complexity_router_ dd_ default_api_key_ gcs_ gigachat_ google_maps_ humanloop_ input_cost_ langfuse_ langsmith_
+    litellm_ milvus_ mock_ newrelic_ oci_ ocr_cost_ openai_identity_ output_cost_ posthog_ quality_router_ regional_
+    s3_ sagemaker_ search_context_cost_ signoz_ valkey_ vertex_ wandb_ watsonx_ weave_ wx_
+    """.split()
+)
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:

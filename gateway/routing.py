@@ -91,6 +91,12 @@ class Deployments:
         if self._health and (health := self._health.get(_key(model))) is not None and health.opened_until:
             health.opened_until = self._clock() + self._open_s
 
+    def reached(self, model: Model) -> None:
+        """An answer has begun. Whether it ends well is told by `succeeded` or `failed`."""
+        if self._health and (health := self._health.get(_key(model))) is not None:
+            health.unreached = 0
+            health.opened_until = 0.0
+
     def succeeded(self, model: Model) -> None:
         if self._health:
             self._health.pop(_key(model), None)

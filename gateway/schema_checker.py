@@ -1,10 +1,11 @@
 """JSON values against callers' schemas, checked in a few processes beside this one, with a deadline.
 
 A process is started when it is first needed and killed when a check takes longer than its deadline; the next check gets a
-new one. Checks wait for one another, first come first served; a check that cannot begin in time counts as too long as well.
+new one.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 import structlog
 
+from gateway.errors import StoreError
 from gateway.schema_worker import FLAW_CHARS_MAX, FLAWS_MAX, READY
 
 __all__ = ["CheckTooLong", "SchemaChecker", "UnsoundSchema"]
@@ -36,6 +38,16 @@ class CheckTooLong(Exception):
     """It took longer than anybody may wait for it, or more memory than it may have."""
 
 
+class _Turn:
+    """One creator's place in the queue; gone when nobody waits there."""
+
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class SchemaChecker:
     """Lifetime: the process, on one event loop. Starts nothing before the first check."""
 
@@ -43,20 +55,28 @@ class SchemaChecker:
         self._check_s = check_s
         self._free = asyncio.Semaphore(workers_max)
         self._idle: list[asyncio.subprocess.Process] = []
+        self._turns: dict[str, _Turn] = {}
         self._is_closed = False
 
-    async def flaws(self, schema: Any, values: Sequence[Any] = ()) -> list[list[str]]:
-        """What is wrong with each of `values`, at most a few words each. Raises `UnsoundSchema`, `CheckTooLong`."""
+    async def flaws(self, creator: str, schema: Any, values: Sequence[Any] = ()) -> list[list[str]]:
+        """What is wrong with each of `values`, at most a few words each.
+
+        A creator's checks wait for one another, whatever they are worth, so that nobody's keep the others out. Raises
+        `UnsoundSchema`, `CheckTooLong`; `StoreError` 503 where none could begin in time.
+        """
         job = orjson.dumps({"schema": schema, "values": values[:_VALUES_MAX]}) + b"\n"
+        turn = self._turns.setdefault(creator, _Turn())
+        turn.waiting += 1
         try:
-            async with asyncio.timeout(_WAIT_S):
-                await self._free.acquire()
+            async with asyncio.timeout(_WAIT_S) as waiting, turn.lock, self._free:
+                waiting.reschedule(None)
+                answer = orjson.loads(await self._asked(job))
         except TimeoutError:
-            raise CheckTooLong from None
-        try:
-            answer = orjson.loads(await self._asked(job))
+            raise _busy() from None
         finally:
-            self._free.release()
+            turn.waiting -= 1
+            if not turn.waiting:
+                self._turns.pop(creator, None)
         if answer.get("unsound"):
             raise UnsoundSchema
         found: list[list[str]] = answer["flaws"]
@@ -92,6 +112,14 @@ class SchemaChecker:
         return line
 
 
+def _busy() -> StoreError:
+    return StoreError(
+        "Too many answers wait to be checked against their schemas; try again in a moment.",
+        code="overloaded",
+        headers={"retry-after": "1"},
+    )
+
+
 async def _start() -> asyncio.subprocess.Process:
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -101,7 +129,7 @@ async def _start() -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         limit=_LINE_BYTES_MAX,
-        env={},  # it needs no secret of ours
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # it needs no secret of ours
     )
     assert worker.stdout is not None  # noqa: S101 -- it was started with pipes
     try:

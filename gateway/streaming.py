@@ -3,8 +3,8 @@
 `SseRelay.feed` takes bytes as the upstream sent them and returns what may go to the client now:
 
 1. only whole events travel on; an incomplete one waits, since no client can use it and it may be the one we hold back;
-2. a block of events is scanned for three words (`"completion_tokens"`, `"error"`, `[DONE]`) and parsed only where one
-   is found (0.2 µs a block instead of 1 µs an event);
+2. a block of events is scanned for a few words (`"completion_tokens"`, `"choices":[]`, `"error"`, `[DONE]`) and parsed
+   only where one is found (0.2 µs a block instead of 1 µs an event);
 3. the usage event that only we asked for (`choices` empty, `usage` an object) is dropped; nothing else is changed;
 4. from `[DONE]` on everything is held back, until the call is settled;
 5. what was relayed is kept up to 8 KB and then folded (parsed, counted, dropped), so that a stream that breaks can be
@@ -27,8 +27,12 @@ _FOLD_BYTES = 8_192
 _CHOICES_MAX = 1_024
 """Indexes a hostile upstream may make us remember."""
 _USAGE_WORD = b'"completion_tokens"'
+_EMPTY_CHOICES, _EMPTY_CHOICES_SPACED = b'"choices":[]', b'"choices": []'
+"""An event that exists for its usage alone, whatever that says."""
 _ERROR_WORD = b'"error"'
 _DONE_WORD = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
+"""Allowed in front of a stream, and no part of its first line."""
 # A blank line: two line ends in a row, each LF, CR or CRLF. A CR at the very end may still become CRLF.
 _BOUNDARY = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?!\Z)|\r\r(?!\Z)")
 _TEXT_KEYS = frozenset({"content", "refusal", "reasoning_content", "reasoning"})
@@ -97,7 +101,7 @@ class SseRelay:
         del tail[:cut]
         return self._take(block)
 
-    def finish(self) -> bytes:
+    def finish(self, *, is_cut: bool = False) -> bytes:
         """What the end of the upstream's body releases: a last event without its blank line, if the stream is complete.
 
         An incomplete last event of a broken stream is dropped: it would break the client's parser before our error
@@ -108,7 +112,7 @@ class SseRelay:
         block = bytes(self._tail)
         self._tail.clear()
         released = self._take(block)
-        return released if self.is_complete else b""
+        return released if self.is_complete or is_whole(block) else b""
 
     @property
     def is_done(self) -> bool:
@@ -145,6 +149,8 @@ class SseRelay:
         if (
             self._is_done
             or _USAGE_WORD in block
+            or _EMPTY_CHOICES in block
+            or _EMPTY_CHOICES_SPACED in block
             or _DONE_WORD in block
             or _ERROR_WORD in block
             or (self._secret and self._secret in block)
@@ -164,7 +170,8 @@ class SseRelay:
             if message.get("error"):
                 self.has_error_event = True
                 event = self._redact(event)
-            if self._is_own_usage(message):
+            # Judged by the event alone, so that its neighbours in a block change nothing.
+            if _says_of_usage(event) and self._is_own_usage(message):
                 return b""
         elif _USAGE_WORD in payload:
             # A report with numbers that are none (NaN, 1e400). No client could parse it, and it says nothing.
@@ -274,6 +281,15 @@ def _has_text(part: object) -> bool:
     return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
+def _says_of_usage(event: bytes) -> bool:
+    return _USAGE_WORD in event or _EMPTY_CHOICES in event or _EMPTY_CHOICES_SPACED in event
+
+
+def is_whole(block: bytes) -> bool:
+    """Whether the last event of a body that has ended has its blank line: a CR there becomes no CRLF any more."""
+    return block.endswith((b"\r\r", b"\n\r", b"\n\n", b"\r\n\r\n"))
+
+
 def last_boundary(buffer: bytearray, start: int) -> int:
     """Just behind the last blank line at or after `start`; 0 if there is none."""
     if b"\r" not in buffer[start:]:
@@ -314,7 +330,7 @@ def payload_of(event: bytes) -> bytes:
     """The event's `data` lines joined; empty for comments and pings."""
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
-    lines = (line for line in _LINE_END.split(event) if line.startswith(b"data:"))
+    lines = (line for line in _LINE_END.split(event.removeprefix(_BOM)) if line.startswith(b"data:"))
     return b"\n".join(line[6:] if line[5:6] == b" " else line[5:] for line in lines)
 
 

@@ -33,38 +33,41 @@ _REPAIR = (
     "That answer cannot be used. Answer the request again, with nothing but a JSON value that is valid against the schema. "
     "What was wrong: "
 )
+_CHOICES_AT_ONCE = 32
 _UNCHECKED_ENDS = frozenset({"length", "content_filter"})
 
 
 class StructuredOutput:
-    """The `json_schema` of a request's `response_format`. Lifetime: one request."""
+    """The schema that a request wants its answer to match. Lifetime: one request."""
 
-    __slots__ = ("_raw", "_schema")
+    __slots__ = ("_flawed", "_param", "_raw", "_schema")
 
-    def __init__(self, response_format: Mapping[str, Any]) -> None:
-        """Raises `RequestError` where there is no schema in it, or one too large to be put into a prompt."""
-        inside = response_format.get("json_schema")
-        schema = inside.get("schema") if isinstance(inside, dict) else None
+    def __init__(self, schema: object, param: str = "response_format.json_schema") -> None:
+        """`param` is where the caller put it. Raises `RequestError` for what is no object, or too large for a prompt."""
+        self._param = param
         if not isinstance(schema, dict):
-            raise _wrong_schema("must be an object with a `schema` that is an object")
+            raise self._wrong("needs a `schema` that is an object")
         self._schema = schema
+        self._flawed = ""
+        """What the model said that did not match, of the answer checked last."""
         try:
             self._raw = orjson.dumps(schema)
         except orjson.JSONEncodeError:
-            raise _wrong_schema("is nested too deeply") from None
+            raise self._wrong("is nested too deeply") from None
         if len(self._raw) > _SCHEMA_BYTES_MAX:
-            raise _wrong_schema(f"is larger than {_SCHEMA_BYTES_MAX} bytes")
+            raise self._wrong(f"is larger than {_SCHEMA_BYTES_MAX} bytes")
 
-    async def require_sound(self, checker: SchemaChecker) -> None:
+    async def require_sound(self, checker: SchemaChecker, creator: str) -> None:
         """Raises `RequestError` for what is no schema that answers could be checked against."""
         try:
-            await checker.flaws(self._schema)
+            await checker.flaws(creator, self._schema)
         except UnsoundSchema:
-            raise _wrong_schema(
-                "is no JSON Schema this gateway can check, without references to other places"
-            ) from None
+            raise self._wrong("is no JSON Schema this gateway can check, without references to other places") from None
         except CheckTooLong:
-            raise _wrong_schema("takes too long to check") from None
+            raise self._wrong("takes too long to check") from None
+
+    def _wrong(self, reason: str) -> RequestError:
+        return RequestError(f"`{self._param}` {reason}.", code="invalid_value", param=self._param)
 
     @property
     def instruction_bytes(self) -> int:
@@ -78,12 +81,12 @@ class StructuredOutput:
 
     def repair(self, body: Mapping[str, Any], answer: Mapping[str, Any], flaw: str) -> dict[str, Any]:
         """The instructed request with the flawed answer and what is wrong with it."""
-        first = next(iter(_messages(answer)), {})
-        said = first.get("content") if isinstance(first.get("content"), str) else ""
+        said = self._flawed or next((message.get("content") for message in _messages(answer)), "")
+        said = said if isinstance(said, str) else ""
         more = [{"role": "assistant", "content": said or "-"}, {"role": "user", "content": _REPAIR + flaw}]
         return {**body, "messages": [*body["messages"], *more]}
 
-    async def checked(self, answer: dict[str, Any], checker: SchemaChecker) -> str | None:
+    async def checked(self, answer: dict[str, Any], checker: SchemaChecker, creator: str) -> str | None:
         """Why the answer does not match; None when all its choices do, and hold nothing but their JSON from now on.
 
         The words are for the model: they may repeat what it said.
@@ -91,18 +94,26 @@ class StructuredOutput:
         found: list[tuple[dict[str, Any], str, Any]] = []
         for message in _messages(answer):
             content = message.get("content")
+            self._flawed = content if isinstance(content, str) else ""
             if not isinstance(content, str):
                 return "there is no text"
             inside = _json_in(content)
             if inside is None:
                 return "it is not JSON"
             found.append((message, *inside))
-        try:
-            flaws = await checker.flaws(self._schema, [value for _, _, value in found])
-        except (CheckTooLong, UnsoundSchema):
-            return "it takes too long to compare with the schema: make it smaller and simpler"
-        if any(flaws):
-            return "; ".join(next(filter(None, flaws)))
+        for begin in range(0, len(found), _CHOICES_AT_ONCE):
+            some = found[begin : begin + _CHOICES_AT_ONCE]
+            self._flawed = str(some[0][0]["content"])
+            try:
+                flaws = await checker.flaws(creator, self._schema, [value for _, _, value in some])
+            except (CheckTooLong, UnsoundSchema):
+                return "it takes too long to compare with the schema: make it smaller and simpler"
+            except orjson.JSONEncodeError:  # what can be read may be too deep to be written
+                return "it is nested too deeply"
+            for (message, _, _), told in zip(some, flaws, strict=True):
+                if told:
+                    self._flawed = str(message["content"])
+                    return "; ".join(told)
         for message, text, _ in found:
             message["content"] = text
         return None
@@ -111,7 +122,7 @@ class StructuredOutput:
 def as_stream(answer: Mapping[str, Any], *, with_usage: bool) -> bytes:
     """A whole chat completion as the events of a stream, for a client that asked for one."""
     head = {key: answer.get(key) for key in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
-    choices = [choice for choice in answer.get("choices", ()) if isinstance(choice, dict)]
+    choices = list(_choices(answer))
     said = [
         {"index": choice.get("index", 0), "delta": _delta(choice.get("message")), "finish_reason": None}
         for choice in choices
@@ -135,11 +146,15 @@ def _delta(message: object) -> dict[str, Any]:
     return {"role": "assistant", **delta}
 
 
+def _choices(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    choices = answer.get("choices")
+    return (choice for choice in (choices if isinstance(choices, list) else ()) if isinstance(choice, dict))
+
+
 def _messages(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What has to match: the messages of choices that are a whole answer in words."""
-    choices = answer.get("choices")
-    for choice in choices if isinstance(choices, list) else []:
-        message = choice.get("message") if isinstance(choice, dict) else None
+    for choice in _choices(answer):
+        message = choice.get("message")
         if not isinstance(message, dict) or choice.get("finish_reason") in _UNCHECKED_ENDS:
             continue
         if not message.get("tool_calls") and not message.get("function_call") and not message.get("refusal"):
@@ -151,19 +166,12 @@ def _json_in(content: str) -> tuple[str, Any] | None:
     candidates = [content.strip()]
     if fenced := _FENCE.match(content):
         candidates.append(fenced[1].strip())
-    for opening, closing in ("{}", "[]"):
-        start, end = content.find(opening), content.rfind(closing)
-        if 0 <= start < end:
-            candidates.append(content[start : end + 1])
+    # What opens first holds the other: an array of objects is no object.
+    spans = sorted((content.find(opening), content.rfind(closing)) for opening, closing in ("{}", "[]"))
+    candidates.extend(content[start : end + 1] for start, end in spans if 0 <= start < end)
     for text in candidates:
         try:
             return text, orjson.loads(text)
         except orjson.JSONDecodeError:
             continue
     return None
-
-
-def _wrong_schema(reason: str) -> RequestError:
-    return RequestError(
-        f"`response_format.json_schema` {reason}.", code="invalid_value", param="response_format.json_schema"
-    )

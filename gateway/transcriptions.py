@@ -6,8 +6,9 @@ Two ways of pricing, told apart by the model's row:
 - by tokens: held are fifty tokens a second, one for every byte of the prompt, and the model's longest answer. Afterwards the
   answer's `usage` counts: sound, text and what was written.
 
-The written rule where the answer does not say, as `text`, `srt` and `vtt` never do: seconds are what the bytes of the file
-fix; else the end of the last cue, where there are cues; else the size at a common bit rate. Tokens are ten for each such
+The written rule where the answer does not say, as `text`, `srt` and `vtt` never do: seconds are what the file can last at
+most, which is what was held; more where the last cue ends later than that, which only proves that the file was longer. A
+common bit rate would let a file that is coded tightly be heard for a fraction of its price. Tokens are ten for each such
 second (OpenAI's transcribe models), ceil(bytes / 4) of the prompt, and of what was written max(events, ceil(bytes / 4)).
 A call that was fully sent and never properly answered costs its input.
 
@@ -56,6 +57,13 @@ _REFERENCE_SECONDS = 10
 """The longest sample of a known speaker's voice."""
 _SECONDS_SLACK = 60
 """How much longer than the file can be, an answer may say it is: that, and four times as much."""
+_BYTES_PER_SECOND_MIN = 500
+"""A file may be misread as short; its provider, which heard it, is believed down to this bit rate."""
+_DAY_SECONDS = 86_400
+"""What an answer is believed about a file whose bytes do not fix how long it lasts: silence and MP4 have no lowest bit rate.
+What is more than was held is charged all the same, and flagged `over_hold` when the call is settled."""
+_CUE_SLACK_SECONDS = 30
+"""How far models are known to let a last cue run past the end: the window they hear at once."""
 _LIST_MAX = 16
 _PROMPT_CHARS_MAX = 100_000
 
@@ -138,13 +146,16 @@ class TranscriptionRequest(PlainRequest):
 
     def estimate(self, model: Model, price: Price) -> Estimate:
         """Nothing of it shrinks: the file is as long as it is."""
-        usage = self.unfinished_usage(model)
+        seconds = self.duration.seconds_likely
+        written = min(seconds * _WORDS_TOKENS_PER_SECOND, self._output_tokens_max(model))
+        usage = self._by_rule(model, seconds, written)
         expected = cost_nano_usd(usage, price, SECONDS)
         return Estimate(self.worst_case(model, price), None, expected, usage.input_tokens + usage.output_tokens)
 
     def unfinished_usage(self, model: Model) -> Usage:
+        """By the same rule as a call that ends without a report; the words are a guess."""
         written = self.duration.seconds_likely * _WORDS_TOKENS_PER_SECOND
-        return self._by_rule(model, self.duration.seconds_likely, min(written, self._output_tokens_max(model)))
+        return self._by_rule(model, self.duration.seconds_most, min(written, self._output_tokens_max(model)))
 
     def clamp(self, model: Model, price: Price, nano_usd: int) -> None:
         """There is nothing to bound."""
@@ -212,7 +223,7 @@ class TranscriptionRequest(PlainRequest):
         if isinstance(report, dict) and report.get("input_tokens") is not None:
             tokens = from_transcription(
                 report,
-                input_tokens_max=self._input_tokens_max(model),
+                input_tokens_max=self._input_tokens_believed(model),
                 output_tokens_max=self._output_tokens_max(model),
             )
             is_refused = tokens is None
@@ -220,14 +231,18 @@ class TranscriptionRequest(PlainRequest):
             claimed = report["seconds"]
         elif report is not None:
             is_refused = True
-        seconds = _whole_seconds(claimed, self.duration.seconds_most * 4 + _SECONDS_SLACK)
+        seconds = _whole_seconds(claimed, self._seconds_believed)
         return _Said(seconds, tokens, is_refused or (claimed is not None and seconds is None))
 
     def _seconds_by_rule(self, cue_s: int | None) -> int:
-        length = self.duration
-        if length.is_exact or cue_s is None or cue_s > length.seconds_most:
-            return length.seconds_likely
-        return cue_s
+        most = self.duration.seconds_most
+        return cue_s if cue_s is not None and most + _CUE_SLACK_SECONDS < cue_s <= self._seconds_believed else most
+
+    @property
+    def _seconds_believed(self) -> int:
+        """The longest an answer may say the file lasts."""
+        by_size = -(-len(self.body["file"].data) // _BYTES_PER_SECOND_MIN) if self.duration.is_exact else _DAY_SECONDS
+        return max(self.duration.seconds_most * 4 + _SECONDS_SLACK, by_size)
 
     def _by_rule(self, model: Model, seconds: int, written_tokens: int) -> Usage:
         """Tokens only where the model is priced by them."""
@@ -238,7 +253,15 @@ class TranscriptionRequest(PlainRequest):
         return Usage(self.input_tokens_estimate, audio_input=sound, text_output=written_tokens, pieces=seconds)
 
     def _input_tokens_max(self, model: Model) -> int:
-        seconds = self.duration.seconds_most + self.references * _REFERENCE_SECONDS
+        """What is held."""
+        return self._input_tokens_of(self.duration.seconds_most, model)
+
+    def _input_tokens_believed(self, model: Model) -> int:
+        """What an answer may report."""
+        return self._input_tokens_of(self._seconds_believed, model)
+
+    def _input_tokens_of(self, seconds: int, model: Model) -> int:
+        seconds += self.references * _REFERENCE_SECONDS
         bound = seconds * _TOKENS_PER_SECOND_MAX + self.prompt_bytes + _PROMPT_TOKENS
         return bound if model.context_tokens_max is None else min(bound, model.context_tokens_max)
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from gateway import catalog, deployment_rows
 from gateway.answers import _RATELIMIT_UNITS
 from gateway.app import _CREATOR_MODULES, _ENDPOINTS, _IMAGE_ENDPOINTS, DIALECTS
-from gateway.catalog import ProviderRow, load_catalog
+from gateway.catalog import load_catalog
 from gateway.cli import app as cli
 from gateway.config import Settings
 from gateway.endpoints import assets, health
@@ -26,6 +26,8 @@ from gateway.ledger.entry_json import ENTRY_FIELDS
 from gateway.ledger.records import Kind, Outcome, UsageSource
 from gateway.plans import load_plans, plan_to_json
 from gateway.price_rows import PRICE_KEYS
+from gateway.provider_rows import DIALECTS as WORDS
+from gateway.provider_rows import ProviderRow
 from policies import POLICIES
 from policies.types import Plan
 
@@ -239,7 +241,7 @@ def test_every_word_for_an_endpoint_is_documented(endpoint: str) -> None:
 
 
 def test_every_endpoint_that_can_be_estimated_is_documented() -> None:
-    (row,) = (line for line in DOCS.splitlines() if line.startswith("| `endpoint` | told by the request |"))
+    (row,) = re.findall(r"\| `endpoint` \| told by the request \|.*", DOCS)
     assert set(re.findall(r"`([a-z_]+)`", row)) == {"endpoint", *READERS}
 
 
@@ -256,7 +258,7 @@ def test_every_plan_is_documented(plan: str) -> None:
     assert f"| {plan} |" in README
 
 
-@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@pytest.mark.parametrize("dialect", sorted({*WORDS, *DIALECTS}))
 def test_every_dialect_is_documented(dialect: str) -> None:
     assert dialect in served_by()["/v1/chat/completions"]
     assert f"| `{dialect}` |" in PROVIDERS
@@ -316,7 +318,7 @@ def test_the_table_has_every_endpoint_and_dialect() -> None:
     hot = {endpoint.path for endpoint in (*_ENDPOINTS, *_IMAGE_ENDPOINTS, Responses)}
     assert served_by().keys() == hot | {"/v1/conversations"}
     (columns,) = {tuple(row) for row in served_by().values()}
-    assert set(columns) == {*catalog.DIALECTS, "bridged over chat"}
+    assert set(columns) == {*WORDS, "bridged over chat"}
 
 
 def test_every_number_in_the_table_is_a_test_and_every_test_is_in_the_table() -> None:
@@ -330,6 +332,12 @@ def test_every_test_the_table_names_exists(name: str) -> None:
     path, _, function = name.partition("::")
     tree = ast.parse((ROOT / path).read_text())
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_every_client_has_its_tests_and_every_file_of_tests_its_client() -> None:
+    clients = README.partition("| client | tests |")[2].partition("\n\n")[0]
+    told = {name.rpartition("/")[2] for name in re.findall(r"`([a-z_/]+\.py)`", clients)}
+    assert told | {"test_environments.py"} == {path.name for path in (ROOT / "tests" / "clients").glob("test_*.py")}
 
 
 def test_every_page_and_anchor_that_is_linked_to_exists() -> None:

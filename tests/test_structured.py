@@ -21,7 +21,7 @@ GOOD = '{"name": "Ada", "age": 36}'
 
 
 def structured(schema: Any = SCHEMA) -> StructuredOutput:
-    return StructuredOutput({"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": schema}})
+    return StructuredOutput(schema)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def answer(content: Any = GOOD, *, finish_reason: str = "stop", **message: Any) 
 )
 async def test_json_is_found_in_what_models_wrap_around_it(checker: SchemaChecker, content: str) -> None:
     found = answer(content)
-    assert await structured().checked(found, checker) is None
+    assert await structured().checked(found, checker, "acme") is None
     assert found["choices"][0]["message"]["content"] == GOOD
 
 
@@ -64,14 +64,14 @@ async def test_json_is_found_in_what_models_wrap_around_it(checker: SchemaChecke
     ],
 )
 async def test_a_flaw_is_told_with_its_place(checker: SchemaChecker, content: str | None, told: str) -> None:
-    flaw = await structured().checked(answer(content), checker)
+    flaw = await structured().checked(answer(content), checker, "acme")
     assert flaw is not None
     assert told in flaw
 
 
 async def test_the_words_about_flaws_are_bounded(checker: SchemaChecker) -> None:
     many = answer(orjson.dumps(["y"] * 1_000).decode())
-    flaw = await structured({"type": "array", "items": {"const": "x" * 10_000}}).checked(many, checker)
+    flaw = await structured({"type": "array", "items": {"const": "x" * 10_000}}).checked(many, checker, "acme")
     assert flaw is not None
     assert len(flaw) < 2_000
 
@@ -88,23 +88,20 @@ async def test_the_words_about_flaws_are_bounded(checker: SchemaChecker) -> None
 )
 async def test_what_is_no_answer_to_the_schema_passes_as_it_is(checker: SchemaChecker, found: dict[str, Any]) -> None:
     before = orjson.dumps(found)
-    assert await structured().checked(found, checker) is None
+    assert await structured().checked(found, checker, "acme") is None
     assert orjson.dumps(found) == before
 
 
 async def test_every_choice_has_to_match(checker: SchemaChecker) -> None:
     two = answer()
     two["choices"].append(answer("no")["choices"][0])
-    assert await structured().checked(two, checker) is not None
+    assert await structured().checked(two, checker, "acme") is not None
 
 
-@pytest.mark.parametrize(
-    "response_format",
-    [{}, {"json_schema": None}, {"json_schema": {"name": "x"}}, {"json_schema": {"schema": []}}],
-)
-def test_a_response_format_without_a_schema_is_refused(response_format: dict[str, Any]) -> None:
+@pytest.mark.parametrize("schema", [None, [], "object", 5])
+def test_what_is_no_object_is_no_schema(schema: Any) -> None:
     with pytest.raises(RequestError) as caught:
-        StructuredOutput({"type": "json_schema", **response_format})
+        StructuredOutput(schema)
     assert caught.value.param == "response_format.json_schema"
 
 
@@ -121,19 +118,19 @@ def test_a_response_format_without_a_schema_is_refused(response_format: dict[str
 )
 async def test_a_schema_that_cannot_be_checked_is_refused_before_the_call(checker: SchemaChecker, schema: Any) -> None:
     with pytest.raises(RequestError) as caught:
-        await structured(schema).require_sound(checker)
+        await structured(schema).require_sound(checker, "acme")
     assert (caught.value.status, caught.value.param) == (400, "response_format.json_schema")
 
 
 async def test_references_inside_a_schema_are_followed(checker: SchemaChecker) -> None:
     inside = {"$defs": {"n": {"type": "integer"}}, "type": "array", "items": {"$ref": "#/$defs/n"}}
-    assert await structured(inside).checked(answer("[1, 2]"), checker) is None
-    assert await structured(inside).checked(answer('["a"]'), checker) is not None
+    assert await structured(inside).checked(answer("[1, 2]"), checker, "acme") is None
+    assert await structured(inside).checked(answer('["a"]'), checker, "acme") is not None
 
 
 async def test_a_pattern_that_would_backtrack_for_ever_is_checked_at_once(checker: SchemaChecker) -> None:
     evil = {"type": "string", "pattern": "^(a+)+$"}
-    assert await structured(evil).checked(answer(orjson.dumps("a" * 5_000 + "!").decode()), checker) is not None
+    assert await structured(evil).checked(answer(orjson.dumps("a" * 5_000 + "!").decode()), checker, "acme") is not None
 
 
 def test_the_schema_moves_from_the_format_to_the_prompt() -> None:
@@ -187,16 +184,16 @@ async def test_a_check_that_would_never_end_is_ended_and_the_next_one_is_not_har
     """Each level of the value doubles the work: this one would take longer than the universe has."""
     for _ in range(2):
         with pytest.raises(CheckTooLong):
-            await checker.flaws(ALTERNATIVES, [nested(100)])
-        assert await checker.flaws(SCHEMA, [orjson.loads(GOOD)]) == [[]]
-    flaw = await structured(ALTERNATIVES).checked(answer(orjson.dumps(nested(100)).decode()), checker)
+            await checker.flaws("acme", ALTERNATIVES, [nested(100)])
+        assert await checker.flaws("acme", SCHEMA, [orjson.loads(GOOD)]) == [[]]
+    flaw = await structured(ALTERNATIVES).checked(answer(orjson.dumps(nested(100)).decode()), checker, "acme")
     assert flaw is not None
     assert "too long" in flaw
 
 
 async def test_the_event_loop_goes_on_while_a_check_takes_its_time(checker: SchemaChecker) -> None:
     turns = 0
-    check = asyncio.get_running_loop().create_task(checker.flaws(ALTERNATIVES, [nested(100)]))
+    check = asyncio.get_running_loop().create_task(checker.flaws("acme", ALTERNATIVES, [nested(100)]))
     while not check.done():
         await asyncio.sleep(0)
         turns += 1
@@ -205,7 +202,7 @@ async def test_the_event_loop_goes_on_while_a_check_takes_its_time(checker: Sche
 
 
 async def test_checks_at_once_all_get_their_own_answer(checker: SchemaChecker) -> None:
-    found = await asyncio.gather(*(checker.flaws({"const": n}, [n, n + 1]) for n in range(20)))
+    found = await asyncio.gather(*(checker.flaws(f"c{n}", {"const": n}, [n, n + 1]) for n in range(20)))
     assert [(first, len(second)) for first, second in found] == [([], 1)] * 20
 
 
@@ -213,7 +210,22 @@ async def test_nothing_is_started_before_it_is_needed_and_nothing_left_behind() 
     checker = SchemaChecker()
     await checker.close()
     checker = SchemaChecker()
-    await checker.flaws(SCHEMA, [1])
+    await checker.flaws("acme", SCHEMA, [1])
     (worker,) = checker._idle
     await checker.close()
     assert worker.returncode is not None
+
+
+async def test_one_creators_endless_checks_keep_nobody_else_waiting(checker: SchemaChecker) -> None:
+    async with asyncio.TaskGroup() as group:
+        hostile = [group.create_task(_ended(checker, "mallory")) for _ in range(6)]
+        await asyncio.sleep(0)
+        assert await checker.flaws("acme", SCHEMA, [orjson.loads(GOOD)]) == [[]]
+        assert sum(task.done() for task in hostile) <= 1
+        for task in hostile:
+            task.cancel()
+
+
+async def _ended(checker: SchemaChecker, creator: str) -> None:
+    with pytest.raises(CheckTooLong):
+        await checker.flaws(creator, ALTERNATIVES, [nested(100)])

@@ -1,14 +1,13 @@
 """The paths calls come in on, before any router: plain ASGI callables that hand the request to the pipeline."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.calls import new_request_id
+from gateway.calls import OPENAI_SHAPE, new_request_id
 from gateway.endpoints import error_response
-from gateway.errors import GatewayError, RequestError
+from gateway.errors import RequestError
 from gateway.front import CYCLE, FrontResponder
 from gateway.model_request import ModelRequest
 from gateway.pipeline import Pipeline
@@ -25,8 +24,8 @@ class ModelEndpoint(ABC):
     def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
         self._pipeline = pipeline
         self._body_bytes_max = body_bytes_max
-        self.error_shape: Callable[[GatewayError], bytes] = GatewayError.body
-        """An error as this path's clients expect it."""
+        self.shape = OPENAI_SHAPE
+        """What this path's clients look for beside the answer itself."""
 
     @abstractmethod
     async def read(self, headers: list[Header], receive: Receive) -> ModelRequest:
@@ -44,7 +43,7 @@ class ModelEndpoint(ABC):
             headers,
             FrontResponder(scope.pop(CYCLE)),  # the cycle holds the scope; the scope need not hold the cycle
             client[0] if client else "",
-            self.error_shape,
+            self.shape,
         )
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive
 
-from gateway.calls import Call
+from gateway.calls import Call, ClientShape
 from gateway.endpoints import json_response, read_bounded
 from gateway.endpoints.hot import ModelEndpoint, read_body
 from gateway.errors import GatewayError
@@ -24,13 +24,17 @@ from gateway.responder import Header
 __all__ = ["Messages", "routes"]
 
 
+ANTHROPIC_SHAPE = ClientShape(error_shape, "error", (b"x-request-id", b"request-id"))
+"""Anthropic's SDK reads the request's id from `request-id`."""
+
+
 class Messages(ModelEndpoint):
     path = "/v1/messages"
     endpoint = "messages"
 
     def __init__(self, pipeline: Pipeline, body_bytes_max: int) -> None:
         super().__init__(pipeline, body_bytes_max)
-        self.error_shape = error_shape
+        self.shape = ANTHROPIC_SHAPE
 
     async def read(self, headers: list[Header], receive: Receive) -> MessagesRequest:
         request = read_messages_request(await read_body(headers, receive, self._body_bytes_max))
@@ -41,7 +45,7 @@ class Messages(ModelEndpoint):
 async def count_tokens(request: Request) -> Response:
     """One of the calls in flight all the same: reading bodies must stay bounded."""
     state = request.app.state
-    call = Call("messages", error_shape)
+    call = Call("messages", ANTHROPIC_SHAPE)
     try:
         state.calls.enter(call)
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from gateway.errors import RequestError
 from gateway.request_fields import dump_body, wrong
 
-__all__ = ["chat_body"]
+__all__ = ["chat_body", "wanted_schema"]
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9]+/[A-Za-z0-9.+-]{1,64}")
 _KEPT = ("temperature", "top_p", "stream")
@@ -43,7 +43,7 @@ def chat_body(body: Mapping[str, Any], *, is_reasoning: bool) -> dict[str, Any]:
         told.update(_tool_choice(body.get("tool_choice")))
     if body.get("service_tier") == "standard_only":
         told["service_tier"] = "default"
-    if (schema := _schema(body)) is not None:
+    if (schema := wanted_schema(body)) is not None:
         told["response_format"] = _response_format(schema)
     if is_reasoning and (effort := _effort(body)):
         told["reasoning_effort"] = effort
@@ -215,7 +215,8 @@ def _tool_choice(choice: object) -> dict[str, Any]:
     return told
 
 
-def _schema(body: Mapping[str, Any]) -> dict[str, Any] | None:
+def wanted_schema(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the answer has to match, if anything. Raises `RequestError`."""
     config = body.get("output_config")
     wanted = (config.get("format") if isinstance(config, dict) else None) or body.get("output_format")
     if wanted is None:
@@ -242,7 +243,8 @@ def _is_strict(schema: object) -> bool:
         required = schema.get("required")
         if schema.get("additionalProperties") is not False or not isinstance(required, list):
             return False
-        if any(name not in required for name in properties):
+        named = {name for name in required if isinstance(name, str)}
+        if not named.issuperset(properties):
             return False
         return all(_is_strict(one) for one in properties.values()) and _rest_is_strict(schema)
     return schema.get("type") != "object" and _rest_is_strict(schema)

@@ -42,6 +42,8 @@ _CLIENT_TOOL_BYTES = 6_000
 _UNPRICED_BLOCKS = frozenset({"container_upload", "tool_addition"})
 """Blocks that put a hosted tool to work: one that is not among `tools`, or what one runs on."""
 
+_BLOCKS_MAX = 50_000
+"""Of all messages together, and as many messages. Each of a small size, more would keep every other call waiting."""
 _DEPTH_MAX = 16
 """Blocks inside blocks; the deepest that mean anything are three."""
 
@@ -50,6 +52,7 @@ _DEPTH_MAX = 16
 class Content:
     """What was found. Sizes are upper bounds in the sense of `gateway.chat.ChatRequest`."""
 
+    blocks: int = 0
     text_bytes: int = 0
     part_tokens: int = 0
     likely_part_tokens: int = 0
@@ -96,6 +99,8 @@ def measure(body: Mapping[str, Any]) -> Content:
     content = Content()
     _note_cache(content, body)
     _measure_blocks(content, body.get("system"), "system", 0)
+    if len(body["messages"]) > _BLOCKS_MAX:
+        raise _too_many()
     for message in body["messages"]:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise wrong("messages", "must hold objects with a `role`")
@@ -146,6 +151,9 @@ def _measure_blocks(content: Content, blocks: object, field: str, depth: int) ->
         return
     if not isinstance(blocks, list) or depth > _DEPTH_MAX:
         raise wrong(field, "must be a string or an array of content blocks")
+    content.blocks += len(blocks)
+    if content.blocks > _BLOCKS_MAX:
+        raise _too_many()
     for block in blocks:
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             raise wrong(field, "must hold objects with a `type`")
@@ -218,6 +226,15 @@ def _check_source(block: Mapping[str, Any], field: str) -> Mapping[str, Any]:
             param=f"{field}[].source",
         )
     return source
+
+
+def _too_many() -> RequestError:
+    return RequestError(
+        f"`messages` must be at most {_BLOCKS_MAX}, with at most as many blocks of content.",
+        status=413,
+        code="request_too_large",
+        param="messages",
+    )
 
 
 def _note_cache(content: Content, holder: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ may cost is one computation for both, that of `ChatRequest`: the same input and 
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from gateway.chat import ChatRequest
 from gateway.chat_metering import Report as ChatReport
 from gateway.chat_metering import meter_chat
 from gateway.errors import RequestError
-from gateway.messages.chat_body import chat_body
+from gateway.messages.chat_body import chat_body, wanted_schema
 from gateway.messages.content import asked_speed, check_features, measure
 from gateway.messages.from_chat import FromChat
 from gateway.messages.metering import Report, meter_message
@@ -38,6 +39,7 @@ from gateway.request_fields import (
     wrong,
 )
 from gateway.streaming import utf8_bytes
+from gateway.structured import StructuredOutput
 from gateway.usage import Usage
 
 __all__ = ["MessagesRequest", "beta_header", "read_count_request", "read_messages_request"]
@@ -151,6 +153,9 @@ class MessagesRequest(PlainRequest):
             )
         return self._source
 
+    def checked(self, model: Model) -> ChatRequest | None:
+        return None if _is_native(model) else self.chat.checked(model)
+
     def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
         if not content_type.startswith("text/event-stream"):
             return None
@@ -247,6 +252,9 @@ def _read(body: dict[str, Any]) -> MessagesRequest:
         has_images=content.has_images,
         service_tier=asked_speed(body),
     )
+    with suppress(RequestError):  # what a chat cannot say is refused where it would have to; Anthropic may know more
+        if (schema := wanted_schema(body)) is not None:
+            chat.structured = StructuredOutput(schema, "output_config.format")
     return MessagesRequest(
         body,
         model,

@@ -34,6 +34,9 @@ _IMAGES: Final = {
     "image/gif": "image/gif",
     "image/webp": "image/webp",
 }
+_TEXT_CHARS_MAX: Final = 8 * 2**20
+"""Of a text in base64, which is decoded while everybody waits; a million tokens are some six."""
+_DATA_HEAD_CHARS_MAX: Final = 512
 _NOT_OF_AN_ID: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -251,15 +254,19 @@ def _file(part: dict[str, Any], where: str) -> list[_Block]:
 def _data_url(url: str, where: str, otherwise: str) -> tuple[str, str]:
     """Media type and base64 of a data URL. The URL may be megabytes long and is never repeated."""
     head, comma, data = url.partition(",")
-    media_type, *parameters = head[5:].lower().split(";")
-    if not comma or head[:5].lower() != "data:":
+    if not comma or len(head) > _DATA_HEAD_CHARS_MAX or head[:5].lower() != "data:":
         raise _fault(where, otherwise)
+    media_type, *parameters = head[5:].lower().split(";")
     if "base64" not in parameters or not data:
         raise _fault(where, "must hold base64")
     return media_type.strip(), data
 
 
 def _plain_text(data: str, where: str) -> str:
+    if len(data) > _TEXT_CHARS_MAX:
+        raise RequestError(
+            f"`{where}` is longer than the context of any model.", code="context_length_exceeded", param="messages"
+        )
     try:
         text = base64.b64decode(data, validate=True).decode()
     except (binascii.Error, ValueError):

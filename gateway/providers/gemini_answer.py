@@ -20,14 +20,14 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from gateway.errors import error_body
-from gateway.providers.gemini_errors import envelope, error_in, refusal
+from gateway.providers.gemini_errors import Refusing, envelope, error_in
 from gateway.providers.gemini_usage import chat_usage, service_tier
 from gateway.providers.translated import Untranslatable
 from gateway.streaming import last_boundary, payload_of, split_events
 
 __all__ = ["Asked", "ChatTranslator", "parse_answer", "parts_of"]
 
-_FINISHES: Final = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
+_FINISHES: Final = {"STOP": "stop", "FUNCTION_CALL": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
 _FILTERED: Final = "content_filter"
 """What every other reason becomes: the provider withheld something, and the answer is not to be taken for whole."""
 _FAULTS: Final = frozenset(
@@ -80,7 +80,7 @@ class _Choice:
         self.is_faulty = False
 
 
-class ChatTranslator:
+class ChatTranslator(Refusing):
     """Lifetime: one answer. A `Translator`."""
 
     __slots__ = ("_asked", "_call_ids", "_choices", "_has_failed", "_id", "_model", "_tail", "_tier", "_usage")
@@ -112,9 +112,6 @@ class ChatTranslator:
         elif self._usage is None:
             del fields["usage"]
         return orjson.dumps(self._head("chat.completion") | fields)
-
-    def refusal(self, status: int, body: bytes) -> bytes:
-        return refusal(status, body)
 
     def feed(self, data: bytes) -> bytes:
         tail = self._tail

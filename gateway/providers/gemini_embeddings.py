@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.providers.gemini_answer import parse_answer
-from gateway.providers.gemini_errors import refusal
+from gateway.providers.gemini_errors import Refusing
 from gateway.providers.gemini_request import model_name, refuse_unknown
 from gateway.providers.gemini_usage import embedding_usage
 from gateway.providers.translated import Untranslatable
@@ -56,7 +56,7 @@ def _texts(given: object) -> list[str]:
     return texts
 
 
-class EmbeddingsTranslator:
+class EmbeddingsTranslator(Refusing):
     """Lifetime: one answer. A `Translator`."""
 
     def __init__(self, model: str, *, is_base64: bool, count: int) -> None:
@@ -78,9 +78,6 @@ class EmbeddingsTranslator:
         if (usage := embedding_usage(answer.get("usageMetadata"))) is not None:
             told["usage"] = usage
         return orjson.dumps(told)
-
-    def refusal(self, status: int, body: bytes) -> bytes:
-        return refusal(status, body)
 
     def feed(self, data: bytes) -> bytes:
         raise Untranslatable("a stream where vectors were asked for")

@@ -5,13 +5,14 @@ is one of gRPC's words. The words for a prompt that is too long are those of gem
 """
 
 import re
+from math import ceil
 from typing import Any
 
 import orjson
 
 from gateway.errors import error_body
 
-__all__ = ["envelope", "error_in", "refusal"]
+__all__ = ["Refusing", "envelope", "error_in"]
 
 _KINDS: dict[str, tuple[str, str]] = {
     "RESOURCE_EXHAUSTED": ("rate_limit_error", "rate_limit_exceeded"),
@@ -36,17 +37,35 @@ _BY_STATUS = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-_TOO_LONG = re.compile(r"token count\b.*\bexceeds the maximum number of tokens", re.IGNORECASE | re.DOTALL)
+_TOO_LONG = re.compile(r"token count\b.{0,200}\bexceeds the maximum number of tokens", re.IGNORECASE | re.DOTALL)
+"""A message may repeat what the caller sent, so what stands in between has a bound."""
+_DELAY = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?)s")
+"""A duration of protocol buffers as JSON: `34s`, `1.5s`."""
 _KEY_REASONS = frozenset({"API_KEY_INVALID", "API_KEY_EXPIRED"})
 
 
-def refusal(status: int, body: bytes) -> bytes:
-    """The body of an error answer in OpenAI's shape."""
-    try:
-        error = error_in(orjson.loads(body))
-    except orjson.JSONDecodeError:
-        error = None
-    return envelope(error or {}, status)
+class Refusing:
+    """The half of a translator that tells refusals. Google says how long to wait inside the body, as `RetryInfo`."""
+
+    retry_after_s: int | None = None
+
+    def refusal(self, status: int, body: bytes) -> bytes:
+        """The body of an error answer in OpenAI's shape."""
+        try:
+            error = error_in(orjson.loads(body)) or {}
+        except orjson.JSONDecodeError:
+            error = {}
+        self.retry_after_s = _retry_after_s(error)
+        return envelope(error, status)
+
+
+def _retry_after_s(error: dict[str, Any]) -> int | None:
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (found := _DELAY.fullmatch(delay)):
+            return ceil(float(found[1]))
+    return None
 
 
 def error_in(message: object) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.providers.gemini_answer import parse_answer, parts_of
-from gateway.providers.gemini_errors import refusal
+from gateway.providers.gemini_errors import Refusing
 from gateway.providers.gemini_request import model_name, refuse_unknown, unsupported
 from gateway.providers.gemini_usage import image_usage
 from gateway.providers.translated import Untranslatable
@@ -91,7 +91,7 @@ def _shape(body: Mapping[str, Any]) -> tuple[str, str]:
     return SHAPES[size]
 
 
-class ImagesTranslator:
+class ImagesTranslator(Refusing):
     """Lifetime: one answer. A `Translator`."""
 
     def __init__(self, created: int) -> None:
@@ -105,9 +105,6 @@ class ImagesTranslator:
         if (usage := image_usage(answer.get("usageMetadata"))) is not None:
             told["usage"] = usage
         return orjson.dumps(told)
-
-    def refusal(self, status: int, body: bytes) -> bytes:
-        return refusal(status, body)
 
     def feed(self, data: bytes) -> bytes:
         raise Untranslatable("a stream where images were asked for")

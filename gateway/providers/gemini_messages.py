@@ -13,8 +13,6 @@
   Google's own file store belong to whoever has the provider key, and YouTube's are films: both are refused.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,7 +26,10 @@ from gateway.request_fields import wrong
 __all__ = ["Contents", "contents_of"]
 
 NO_SIGNATURE: Final = "skip_thought_signature_validator"
-_DATA_URL: Final = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)(?:;[a-z0-9=._-]+)*;base64,", re.IGNORECASE)
+_DATA_URL: Final = re.compile(
+    r"data:([a-z0-9.+-]{1,64}/[a-z0-9.+-]{1,64})(?:;[a-z0-9=._-]{1,64}){0,8}?;base64,", re.IGNORECASE
+)
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _AUDIO: Final = {name: f"audio/{name}" for name in ("wav", "mp3", "aiff", "aac", "ogg", "flac")}
 _IMAGE_NAMES: Final = {
     ".png": "image/png",
@@ -189,12 +190,12 @@ def _inline(url: str, where: str, kinds: tuple[str, ...]) -> Part:
 
 
 def _checked(data: str, where: str) -> str:
-    try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise wrong(where, "is no valid base64") from None
-    if not decoded:
+    """Without decoding it, which would keep everybody waiting: it may be many megabytes."""
+    if not data:
         raise wrong(where, "is empty")
+    rest = data.encode("ascii", "replace").translate(None, _BASE64)
+    if len(data) % 4 or rest not in (b"", b"=", b"==") or not data.endswith(rest.decode()):
+        raise wrong(where, "is no valid base64")
     return data
 
 

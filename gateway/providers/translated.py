@@ -6,7 +6,7 @@ does it, which is pure, lives for one answer, and sees the bytes in any split.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gateway.providers.base import Exchange, UpstreamFailure
 
@@ -35,8 +35,16 @@ class Translator(Protocol):
         ...
 
     def finish(self) -> bytes:
-        """The stream's body has ended. What is still to be said: nothing that would make a broken stream look complete."""
+        """The stream's body has ended, properly or not. What is still to be said: the usage as far as it is known, and
+        nothing that would make a broken stream look complete."""
         ...
+
+
+@runtime_checkable
+class TellsWait(Protocol):
+    """A translator whose dialect tells in the body of a refusal how long to wait."""
+
+    retry_after_s: int | None
 
 
 class TranslatedExchange:
@@ -81,7 +89,14 @@ class TranslatedExchange:
 
         if self._has_ended:
             return True
-        ended = await self._inner.pour(take_translated)
+        try:
+            ended = await self._inner.pour(take_translated)
+        except UpstreamFailure:
+            self._has_ended = True
+            # What the translator knows by now of the call's usage is told before the failure is.
+            if rest := self._translated(self._translator.finish):
+                take(rest)
+            raise
         if failure:
             raise failure[0]
         if not ended:
@@ -105,7 +120,10 @@ class TranslatedExchange:
             parts.append(data)
         body = b"".join(parts)
         if self.status >= 300:
-            return self._translator.refusal(self.status, body)
+            refusal = self._translator.refusal(self.status, body)
+            if isinstance(self._translator, TellsWait) and self._translator.retry_after_s is not None:
+                self.headers.setdefault("retry-after", str(self._translator.retry_after_s))
+            return refusal
         return self._translated(lambda: self._translator.whole(body))
 
     def _translated(self, translate: Callable[[], bytes]) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select, update
 
 from gateway.errors import NotFound, RequestError
 from gateway.ledger.database import Database
@@ -19,6 +19,7 @@ from gateway.ledger.schema import conversation_items, conversations, creators
 from gateway.ledger.statements import ManyRows, Row, compile_statement, many_rows
 from gateway.ledger.transactions import Transactions
 from gateway.responses.ids import is_id, new_id
+from gateway.responses.kept_bytes import KeptBytes, bytes_of
 from policies.types import Account
 
 __all__ = ["ITEMS_AT_ONCE_MAX", "Conversations", "Page", "append_items", "is_erased"]
@@ -57,9 +58,15 @@ class Conversations:
     """Lifetime: the process. `context_bytes_max` bounds what one conversation may hold when it is read as a whole."""
 
     def __init__(
-        self, database: Database, *, context_bytes_max: int, wall_clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        kept: KeptBytes,
+        *,
+        context_bytes_max: int,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
+        self._kept = kept
         self._context_bytes_max = context_bytes_max
         self._wall_clock = wall_clock
 
@@ -67,8 +74,10 @@ class Conversations:
         self, account: Account, items: Sequence[dict[str, Any]], metadata: Mapping[str, str]
     ) -> dict[str, Any]:
         """A new conversation that begins with `items`. Raises `RequestError` at the creator's bound and its own."""
-        if _chars(items) > self._context_bytes_max:
+        more = _bytes_of(items)
+        if more > self._context_bytes_max:
             raise _too_long("conversation")
+        await self._kept.require_room(account.creator, more)
         created_at = int(self._wall_clock() * 1000)
         row = {
             "id": new_id("conv"),
@@ -91,6 +100,7 @@ class Conversations:
                 "There are too many conversations; delete some before you create another.",
                 code="too_many_conversations",
             )
+        self._kept.changed(account.creator, more)
         return _conversation(row)
 
     async def get(self, account: Account, id: str) -> dict[str, Any]:
@@ -116,26 +126,32 @@ class Conversations:
     async def delete(self, account: Account, id: str) -> None:
         """The conversation and its items. Responses that were part of it stay."""
         statement = delete(conversations).where(_is_theirs(account, id)).returning(conversations.c.id)
+        (size,) = await self._database.fetch_all(_size_of(id))
         (rows,) = await self._database.write(statement)
         if not rows:
             raise _no_conversation(id)
+        self._kept.changed(account.creator, -size["bytes"])
 
     # Items
 
     async def add(self, account: Account, id: str, items: Sequence[dict[str, Any]]) -> Page:
         """The items as they were kept, behind all others. Raises `RequestError` where the conversation would outgrow its
-        bounds."""
+        bounds, or too much is kept already."""
+        more = _bytes_of(items)
+        await self._kept.require_room(account.creator, more)
 
         def task(transactions: Transactions) -> Sequence[dict[str, Any]]:
             connection = transactions.connection
             if not _exists(connection, account, id):
                 raise _no_conversation(id)
             (size,) = compile_statement(_size_of(id)).run(connection)
-            if size["items"] + len(items) > _ITEMS_MAX or size["chars"] + _chars(items) > self._context_bytes_max:
+            if size["items"] + len(items) > _ITEMS_MAX or size["bytes"] + more > self._context_bytes_max:
                 raise _too_long("conversation")
             return append_items(connection, id, items)
 
-        return Page(await self._database.run(task), has_more=False)
+        added = await self._database.run(task)
+        self._kept.changed(account.creator, more)
+        return Page(added, has_more=False)
 
     async def items(self, account: Account, id: str, *, after: str | None, limit: int, is_descending: bool) -> Page:
         """Up to `limit` items behind the one with the id `after`, in their order or from the newest back."""
@@ -163,10 +179,12 @@ class Conversations:
     async def delete_item(self, account: Account, id: str, item_id: str) -> dict[str, Any]:
         """The conversation without the item."""
         conversation = await self.get(account, id)
-        statement = delete(conversation_items).where(_is_item(id, item_id)).returning(conversation_items.c.id)
+        size = bytes_of(conversation_items.c.body).label("bytes")
+        statement = delete(conversation_items).where(_is_item(id, item_id)).returning(size)
         (rows,) = await self._database.write(statement)
         if not rows:
             raise _no_item(item_id)
+        self._kept.changed(account.creator, -rows[0]["bytes"])
         return conversation
 
     async def context(self, account: Account, id: str) -> list[dict[str, Any]]:
@@ -174,7 +192,7 @@ class Conversations:
         `RequestError` 400 for one too long to be read."""
         await self.get(account, id)
         (size,) = await self._database.fetch_all(_size_of(id))
-        if size["items"] > 2 * _ITEMS_MAX or size["chars"] > self._context_bytes_max:
+        if size["items"] > 2 * _ITEMS_MAX or size["bytes"] > self._context_bytes_max:
             raise _too_long("conversation")
         query = (
             select(conversation_items.c.body)
@@ -244,13 +262,15 @@ def _count_of(connection: sqlite3.Connection, account: Account) -> int:
 
 
 def _size_of(id: str) -> Select[Any]:
-    """Characters are a bound of bytes from below; what is loaded is at most four times as large."""
-    chars = func.coalesce(func.sum(func.length(conversation_items.c.body)), 0).label("chars")
-    return select(func.count().label("items"), chars).where(conversation_items.c.conversation_id == id)
+    columns: list[ColumnElement[Any]] = [
+        func.count().label("items"),
+        func.coalesce(func.sum(bytes_of(conversation_items.c.body)), 0).label("bytes"),
+    ]
+    return select(*columns).where(conversation_items.c.conversation_id == id)
 
 
-def _chars(items: Sequence[dict[str, Any]]) -> int:
-    return sum(len(_text(item)) for item in items)
+def _bytes_of(items: Sequence[dict[str, Any]]) -> int:
+    return sum(len(orjson.dumps(item)) for item in items)
 
 
 def _is_theirs(account: Account, id: str) -> Any:

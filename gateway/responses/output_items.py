@@ -20,6 +20,8 @@ from gateway.providers.translated import Untranslatable
 
 __all__ = ["OutputItems"]
 
+_OPEN_CALLS_MAX = 128
+"""Calls that are all unfinished: each is looked at whenever something else begins."""
 Emit = Callable[[str, dict[str, Any]], None]
 
 
@@ -64,6 +66,8 @@ class OutputItems:
             self._close_what_is_whole()
             call = self._calls[key] = _Call(self._place, self._new_id, self._call_ids)
             self._open_calls.append(call)
+            if len(self._open_calls) > _OPEN_CALLS_MAX:
+                raise Untranslatable("too many tool calls at once")
         call.add(delta)
 
     def close(self, status: str) -> list[dict[str, Any]]:
@@ -216,6 +220,9 @@ class _Call:
         self._place: _Place | None = None
         self._id = self._call_id = self._name = ""
         self._said: list[str] = []
+        self._looked_at = 0
+        """How many pieces had been said when it was last looked at."""
+        self._was_whole = False
         self._is_closed = False
 
     def is_another(self, delta: Mapping[str, Any]) -> bool:
@@ -228,13 +235,10 @@ class _Call:
         """Nothing can follow that would make sense."""
         if self._place is None or self._is_custom:
             return self._place is not None
-        arguments = "".join(self._said)
-        if not arguments.rstrip().endswith("}"):
-            return False
-        try:
-            return isinstance(orjson.loads(arguments), dict)
-        except orjson.JSONDecodeError:
-            return False
+        if self._looked_at != len(self._said):
+            # Asked whenever something else begins: only what was said since can have made it whole.
+            self._looked_at, self._was_whole = len(self._said), _is_object(self._said)
+        return self._was_whole
 
     def add(self, delta: Mapping[str, Any]) -> None:
         if not self._given_id and isinstance(given := delta.get("id"), str):
@@ -286,6 +290,15 @@ class _Call:
         if self._place is not None:
             kind = "custom_tool_call_input" if self._is_custom else "function_call_arguments"
             self._place.tell(f"response.{kind}.{what}", self._id, fields)
+
+
+def _is_object(pieces: Sequence[str]) -> bool:
+    if not pieces[-1].rstrip().endswith("}") and pieces[-1].strip():
+        return False
+    try:
+        return isinstance(orjson.loads("".join(pieces)), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _named(delta: Mapping[str, Any]) -> str:

@@ -21,8 +21,9 @@ import orjson
 import structlog
 
 from gateway.catalog import Model, Price, ProviderRow
+from gateway.chat import ChatRequest
 from gateway.chat_metering import Report, meter_chat
-from gateway.errors import RequestError
+from gateway.errors import DO_NOT_RETRY, RequestError, StoreError
 from gateway.metering import Metered
 from gateway.model_request import Answered, Estimate, Outgoing, PlainRequest
 from gateway.providers.translated import Translator
@@ -47,6 +48,7 @@ from gateway.responses.measuring import MeasuredChat, measure_items
 from gateway.responses.metering import as_chat_usage, from_responses, output_estimate
 from gateway.responses.relay import ResponsesRelay
 from gateway.responses.state import NOTHING_BEFORE, Before, KeptResponse, ResponseStore
+from gateway.structured import StructuredOutput
 from gateway.usage import Usage
 from policies.types import Account
 
@@ -56,6 +58,9 @@ __all__ = ["ResponsesRequest", "read_responses_request"]
 
 _TOKENS_MAX = 2**63 - 1
 _REFERENCES_MAX = 500
+_ITEMS_MAX = 10_000
+_PARTS_MAX = 50_000
+"""Of all items together. Each of a small size, more of them would keep every other call waiting."""
 
 _KNOWN = frozenset(
     """
@@ -105,6 +110,8 @@ class ResponsesRequest(PlainRequest):
     """`body`, for what is still needed of it once that was let go of."""
     own_items: Sequence[dict[str, Any]] | None = None
     """The input in full form, once it was needed."""
+    source: FromChat | None = None
+    """What turns the chat's answer into a response, where the call is bridged."""
 
     endpoint: ClassVar[str] = "responses"
     path: ClassVar[str] = "/responses"
@@ -164,9 +171,13 @@ class ResponsesRequest(PlainRequest):
         return self._native(model, row) if _is_native(model) else self._bridged(model, row)
 
     def translator(self, model: Model) -> Translator | None:
-        if _is_native(model):
-            return None
-        return FromChat(self.response_id, self.created_at, self.asked, self.model, new_id)
+        self.source = None
+        if not _is_native(model):
+            self.source = FromChat(self.response_id, self.created_at, self.asked, self.model, new_id)
+        return self.source
+
+    def checked(self, model: Model) -> ChatRequest | None:
+        return None if _is_native(model) else self.chat.checked(model)
 
     def relay(self, content_type: str, model: Model, row: ProviderRow, guard: Guard) -> Relay | None:
         return ResponsesRelay(guard, self.chat, model, row) if content_type.startswith("text/event-stream") else None
@@ -250,6 +261,8 @@ class ResponsesRequest(PlainRequest):
         """What a later call may ask for: the response if `store` says so, and the conversation's new items."""
         relay = answered.relay
         answer = answered.answer if not isinstance(relay, ResponsesRelay) else relay.response
+        if answer is None and self.source is not None:
+            answer = self.source.answer  # a stream made of a checked answer went through no relay
         if answer is None or not is_id(answer.get("id")):
             return None
         kept = self._kept(answer, answered.model) if self.keeps else None
@@ -263,6 +276,12 @@ class ResponsesRequest(PlainRequest):
             except orjson.JSONEncodeError:
                 # Nested more deeply than can be written again. It was answered and is owed: the client gets it all the same.
                 _log.warning("response_not_kept", request_id=answered.request_id)
+            except StoreError as error:
+                if self.conversation_id:
+                    # Silently it would miss a turn. It is paid for: an SDK must not do it all again.
+                    error.headers.update(DO_NOT_RETRY)
+                    raise
+                _log.warning("response_not_kept", request_id=answered.request_id, error=error.message)
         return None
 
     async def _resolve_references(self, account: Account) -> set[str]:
@@ -344,6 +363,7 @@ def read_responses_request(raw: bytes, store: ResponseStore) -> ResponsesRequest
     chat = MeasuredChat({}, model, 1)
     try:
         items = _as_list(given)
+        _refuse_too_many(items)
         measure_items(chat, items)
         chat.text_bytes += sum(len(orjson.dumps(body[name])) for name in body.keys() - _NO_INPUT)
     except orjson.JSONEncodeError:
@@ -351,6 +371,9 @@ def read_responses_request(raw: bytes, store: ResponseStore) -> ResponsesRequest
     chat.is_streaming = read_boolean(body, "stream")
     chat.max_tokens = read_integer(body, "max_output_tokens", 1, _TOKENS_MAX)
     chat.service_tier = read_short_text(body, "service_tier")
+    wanted = read_object(read_object(body, "text"), "format")
+    if wanted.get("type") == "json_schema" and wanted.get("schema") is not None:
+        chat.structured = StructuredOutput(wanted.get("schema"), "text.format")
     read_object(body, "stream_options")
     read_object(body, "metadata")
     return ResponsesRequest(
@@ -370,11 +393,24 @@ def read_responses_request(raw: bytes, store: ResponseStore) -> ResponsesRequest
     )
 
 
+def _refuse_too_many(items: Sequence[Any]) -> None:
+    lists = (value for item in items if isinstance(item, dict) for value in (item.get("content"), item.get("output")))
+    if len(items) > _ITEMS_MAX or sum(len(value) for value in lists if isinstance(value, list)) > _PARTS_MAX:
+        raise RequestError(
+            f"`input` must hold at most {_ITEMS_MAX} items, and these at most {_PARTS_MAX} parts.",
+            status=413,
+            code="request_too_large",
+            param="input",
+        )
+
+
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     if read_boolean(body, "background"):
         raise _unsupported("background", "the answer is given in this call or not at all")
     if body.get("prompt") is not None:
         raise _unsupported("prompt", "it names a template kept elsewhere; send its text as `instructions` and `input`")
+    if body.get("access_programs") is not None:
+        raise _unsupported("access_programs", "it belongs to the account of this gateway's operator")
     caching = read_object(body, "prompt_cache_options")
     if caching.get("comparison_response_id") is not None:
         raise _unsupported("prompt_cache_options.comparison_response_id", "it names a response kept elsewhere")
@@ -389,8 +425,11 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
         for tool in tools:
             if not isinstance(tool, dict) or not isinstance(tool.get("type"), str) or tool["type"] not in _FREE_TOOLS:
                 raise unpriced_feature("tools[].type")
-    if body.get("moderation") is not None:
-        raise unpriced_feature("moderation")
+    for name in ("moderation", "context_management"):
+        if body.get(name):  # a second model's work, or a summary beside the answer
+            raise unpriced_feature(name)
+    if read_object(body, "reasoning").get("mode") not in (None, "standard"):
+        raise unpriced_feature("reasoning.mode")
     if read_object(body, "prompt_cache_options").get("ttl") not in (None, "30m"):
         raise unpriced_feature("prompt_cache_options.ttl")
 

@@ -23,6 +23,7 @@ from gateway.ledger.schema import conversations, responses
 from gateway.ledger.statements import Row, compile_statement
 from gateway.ledger.transactions import Transactions
 from gateway.responses.conversations import Conversations, append_items, is_erased
+from gateway.responses.kept_bytes import CREATOR_BYTES_MAX, KeptBytes, bytes_of
 from policies.types import Account
 
 __all__ = ["NOTHING_BEFORE", "Before", "KeptResponse", "Referred", "ResponseStore"]
@@ -90,12 +91,17 @@ class ResponseStore:
         database: Database,
         *,
         context_bytes_max: int = CONTEXT_BYTES_MAX,
+        creator_bytes_max: int = CREATOR_BYTES_MAX,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`creator_bytes_max`: what is kept of a creator's responses and conversations together."""
         self._database = database
         self._context_bytes_max = context_bytes_max
         self._wall_clock = wall_clock
-        self.conversations = Conversations(database, context_bytes_max=context_bytes_max, wall_clock=wall_clock)
+        self._kept = KeptBytes(database, creator_bytes_max=creator_bytes_max)
+        self.conversations = Conversations(
+            database, self._kept, context_bytes_max=context_bytes_max, wall_clock=wall_clock
+        )
 
     async def response(self, account: Account, id: str) -> Row:
         """The row of `responses`. Raises `NotFound` for an unknown id and for somebody else's alike."""
@@ -106,10 +112,11 @@ class ResponseStore:
 
     async def delete(self, account: Account, id: str) -> None:
         """Raises `NotFound`. A response that continued it cannot be continued any more."""
-        statement = delete(responses).where(_is_theirs(account, id)).returning(responses.c.id)
-        (rows,) = await self._database.write(statement)
+        size = (bytes_of(responses.c.body) + bytes_of(responses.c.input)).label("bytes")
+        (rows,) = await self._database.write(delete(responses).where(_is_theirs(account, id)).returning(size))
         if not rows:
             raise _no_response(id)
+        self._kept.changed(account.creator, -rows[0]["bytes"])
 
     async def forget(self, creator: str) -> None:
         """Erase everything that is kept for a creator, for good. Doing it again changes nothing."""
@@ -117,6 +124,7 @@ class ResponseStore:
             delete(responses).where(responses.c.creator == creator),
             delete(conversations).where(conversations.c.creator == creator),  # items go with them
         )
+        self._kept.forget(creator)
 
     # What a call continues
 
@@ -131,7 +139,7 @@ class ResponseStore:
             raise _no_previous(previous_id)
         if links[0]["provider"]:
             return Before((), links[0]["provider"], links[0]["context_tokens"])
-        if len(links) > _CHAIN_MAX or sum(link["chars"] for link in links) > self._context_bytes_max:
+        if len(links) > _CHAIN_MAX or sum(link["bytes"] for link in links) > self._context_bytes_max:
             raise RequestError(
                 "The responses before this one are too long to be continued; send what still matters as `input`.",
                 code="context_length_exceeded",
@@ -205,6 +213,8 @@ class ResponseStore:
                 append_items(connection, conversation_id, items)
 
         await self._database.run(task)
+        written = 0 if row is None else len(row["body"].encode()) + len(row["input"].encode())
+        await self._kept.added(account.creator, written + sum(len(orjson.dumps(item)) for item in items))
 
     def _row(self, account: Account, response: KeptResponse) -> Row:
         return {
@@ -241,7 +251,7 @@ def _chain(account: Account, id: str) -> Select[Any]:
         responses.c.conversation_id,
         responses.c.provider,
         responses.c.context_tokens,
-        (func.length(responses.c.body) + func.length(responses.c.input)).label("chars"),
+        (bytes_of(responses.c.body) + bytes_of(responses.c.input)).label("bytes"),
     )
     chain = select(*facts, literal(1).label("depth")).where(_is_theirs(account, id)).cte("chain", recursive=True)
     further = select(*facts, chain.c.depth + 1).where(

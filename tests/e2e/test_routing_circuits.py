@@ -9,19 +9,19 @@ import pytest
 from tests.rig import wire
 from tests.rig.catalog import cost_nano_usd, provider
 from tests.rig.gateway import Gateway, Key, free_port
-from tests.rig.routing_world import USAGE, asked, bad, fresh, good, plays, routed, routed_gateway
+from tests.rig.routing_world import USAGE, asked, bad, begin, fresh, good, plays, routed, routed_gateway
 from tests.rig.upstream import Reset, Upstream
 from tests.rig.waiting import soon
 
 FAILURES_MAX = 3
-OPEN_S = 1
+OPEN_S = 2
 COST = cost_nano_usd(40, 10)
 LATE_PORT = free_port()
 
 
 @pytest.fixture(scope="module")
 def fragile(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Circuits open after three failures in a row, for a second. The provider `late` has a port where nobody listens."""
+    """Circuits open after three failures in a row, for two seconds. The provider `late` has a port where nobody listens."""
     settings = {"CIRCUIT_FAILURES_MAX": FAILURES_MAX, "CIRCUIT_OPEN_S": OPEN_S}
     late = provider("late", f"http://127.0.0.1:{LATE_PORT}/v1") + routed("late", provider_name="late")
     gateway = routed_gateway(tmp_path_factory.mktemp("fragile"), upstream, models=late, **settings)
@@ -87,7 +87,7 @@ async def test_a_circuit_opens_fails_fast_at_no_cost_lets_one_call_try_and_close
     server = await asyncio.start_server(late.serve, "127.0.0.1", LATE_PORT)
     async with server:
         await soon(lambda: state(fragile, "late")["state"] == "half_open", "a circuit that lets one call try")
-        calls = [asyncio.create_task(fragile.chat(key, model="late")) for _ in range(10)]
+        calls = [begin(fragile.chat(key, model="late")) for _ in range(10)]
         await soon(lambda: late.asked, "the call that tries")
         turned_away, waiting = await asyncio.wait(calls, timeout=OPEN_S / 2)
         late.may_answer.set()

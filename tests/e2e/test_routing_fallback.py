@@ -50,9 +50,9 @@ async def test_calls_are_shared_by_weight(routing: Gateway, upstream: Upstream, 
 async def test_a_sticky_model_serves_a_creator_from_one_place(routing: Gateway, upstream: Upstream) -> None:
     script = plays(upstream, {"sticky-a": [good()], "sticky-b": [good()]})
     homes = set()
-    for _ in range(14):
+    for _ in range(24):
         key = routing.new_key()
-        (home,) = set(await calls(routing, key, script, "sticky", 3))
+        (home,) = set(await calls(routing, key, script, "sticky", 2))
         homes.add(home)
     assert homes == {"place-a", "place-b"}
 
@@ -137,9 +137,7 @@ async def test_no_call_makes_more_attempts_than_the_setting_allows(
     )
 
 
-async def test_the_bound_holds_over_places_and_retries_together(
-    routing: Gateway, upstream: Upstream, key: Key
-) -> None:
+async def test_the_bound_holds_over_places_and_retries_together(routing: Gateway, upstream: Upstream, key: Key) -> None:
     model = fresh("twice")
     script = plays(upstream, {f"{model}-a": [bad(503)], f"{model}-b": [bad(503)]})
     answer = await routing.chat(key, script, model=model)
@@ -160,9 +158,7 @@ async def test_the_last_refusal_is_what_the_client_reads(routing: Gateway, upstr
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-async def test_the_callers_mistake_is_nobody_elses(
-    routing: Gateway, upstream: Upstream, key: Key, status: int
-) -> None:
+async def test_the_callers_mistake_is_nobody_elses(routing: Gateway, upstream: Upstream, key: Key, status: int) -> None:
     model = fresh("pair")
     script = plays(upstream, {f"{model}-a": [bad(status)], f"{model}-b": [good()]})
     answer = await routing.chat(key, script, model=model)
@@ -228,6 +224,27 @@ async def test_a_wait_longer_than_the_gateway_takes_is_the_clients(
     answer = await routing.chat(key, script, model=model)
     assert (answer.status, answer.header("retry-after")) == (429, "30")
     assert len(script.requests) == 1
+
+
+async def test_the_place_that_may_be_asked_soonest_is_asked_again(
+    routing: Gateway, upstream: Upstream, key: Key
+) -> None:
+    """The first one asked for a longer wait than anybody takes; the other did not."""
+    model = fresh("twice")
+    script = plays(
+        upstream, {f"{model}-a": [bad(429, [("retry-after", "30")]), good()], f"{model}-b": [bad(503), good()]}
+    )
+    assert (await routing.chat(key, script, model=model)).status == 200
+    assert asked(script) == ["a", "b", "b"]
+
+
+async def test_a_place_that_only_the_operator_can_mend_is_not_asked_again(
+    routing: Gateway, upstream: Upstream, key: Key
+) -> None:
+    model = fresh("twice")
+    script = plays(upstream, {f"{model}-a": [bad(401), good()], f"{model}-b": [bad(503), good()]})
+    assert (await routing.chat(key, script, model=model)).status == 200
+    assert asked(script) == ["a", "b", "b"]
 
 
 async def test_without_retries_the_same_place_is_asked_once(routing: Gateway, upstream: Upstream, key: Key) -> None:

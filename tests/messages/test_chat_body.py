@@ -1,6 +1,7 @@
 """A Messages request told as a chat: what each part becomes, what is left out, and what cannot be said."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -179,7 +180,8 @@ def test_a_choice_without_tools_is_left_out() -> None:
 @pytest.mark.parametrize("field", ["output_config", "output_format"])
 def test_a_schema_is_strict_only_where_openai_would_take_it(schema: object, is_strict: bool, field: str) -> None:
     wanted: dict[str, Any] = {"type": "json_schema", "schema": schema}
-    out = sent(BRIDGED, **{field: {"format": wanted} if field == "output_config" else wanted})
+    enforcing = replace(BRIDGED, capabilities=frozenset({"json_schema"}))
+    out = sent(enforcing, **{field: {"format": wanted} if field == "output_config" else wanted})
     assert out["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "output", "schema": schema, "strict": is_strict},

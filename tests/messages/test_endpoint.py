@@ -92,7 +92,7 @@ async def call(
 
     answer = Answer()
     await gateway.services.pipeline.serve(
-        endpoint.endpoint, lambda: endpoint.read(named, receive), named, answer, "", endpoint.error_shape
+        endpoint.endpoint, lambda: endpoint.read(named, receive), named, answer, "", endpoint.shape
     )
     return answer
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.providers.gemini_answer import ChatTranslator
 from gateway.providers.gemini_embeddings import EmbeddingsTranslator
-from gateway.providers.gemini_errors import refusal
+from gateway.providers.gemini_errors import Refusing
 from gateway.providers.gemini_images import ImagesTranslator
 from gateway.providers.gemini_request import chat_body
 from gateway.providers.gemini_usage import chat_usage, image_usage, service_tier
@@ -477,7 +477,7 @@ def test_the_relay_reads_the_last_usage_and_the_end_off_the_translated_stream() 
     ],
 )
 def test_refusals_are_openais(status: int, name: str, kind: str, code: str, param: str | None) -> None:
-    error = orjson.loads(refusal(status, fixture(name)))["error"]
+    error = orjson.loads(Refusing().refusal(status, fixture(name)))["error"]
     assert (error["type"], error["code"], error["param"]) == (kind, code, param)
     assert error["message"]
 
@@ -496,12 +496,12 @@ def test_refusals_are_openais(status: int, name: str, kind: str, code: str, para
     ],
 )
 def test_whatever_refuses_becomes_readable(status: int, body: bytes, code: str) -> None:
-    assert orjson.loads(refusal(status, body))["error"]["code"] == code
+    assert orjson.loads(Refusing().refusal(status, body))["error"]["code"] == code
 
 
 @given(st.integers(300, 599), st.binary(max_size=60))
 def test_no_refusal_raises(status: int, body: bytes) -> None:
-    assert set(orjson.loads(refusal(status, body))["error"]) == {"message", "type", "param", "code"}
+    assert set(orjson.loads(Refusing().refusal(status, body))["error"]) == {"message", "type", "param", "code"}
 
 
 def test_vectors_are_floats_or_their_bytes() -> None:

@@ -5,18 +5,22 @@ Health is kept per provider and upstream model, so every test takes a model of i
 then is the order in which they were asked.
 """
 
+import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tests.rig import wire
 from tests.rig.catalog import PRICES, model, provider
-from tests.rig.gateway import Gateway, free_port
+from tests.rig.gateway import Gateway
 from tests.rig.upstream import Action, Request, Script, Send, Upstream
 
-COPIES = 40
+T = TypeVar("T")
+
+COPIES = 96
 PROVIDERS = {"a": "place-a", "b": "place-b", "c": "place-c"}
 KEYLESS = "rig-keyless"
 DEAD = "rig-dead"
@@ -29,7 +33,12 @@ def prices_of(name: str) -> str:
     numbers = FREE if name == "free" else PRICES[name]
     return "\n".join(
         f"{field}_usd_per_mtok = {numbers[kind]}"
-        for field, kind in (("input", "input"), ("cached_input", "cached"), ("output", "output"), ("reasoning", "reasoning"))
+        for field, kind in (
+            ("input", "input"),
+            ("cached_input", "cached"),
+            ("output", "output"),
+            ("reasoning", "reasoning"),
+        )
     )
 
 
@@ -74,12 +83,31 @@ def _copies(number: int) -> str:
     )
 
 
+CHANGING = routed("changing", place("place-a", "changing-a"))
+"""One place before the change; afterwards another, at another price."""
+CHANGED = routed("changing", place("place-b", "changing-b", prices="rig-cheap"))
+DOWNGRADE = routed("grand", more='downgrade_to = "smaller"', provider_name="place-c") + routed(
+    "smaller",
+    place("place-a", "smaller-a", prices="rig-cheap"),
+    place("place-b", "smaller-b", weight=0, prices="rig-cheap"),
+)
+CREDITS = (
+    routed("credited", place("place-a", "credited-a"), place("place-b", "credited-b", weight=0), more="credits = 5")
+    + routed("mixed", by_name("mixed-a"), by_name("mixed-b", weight=0), more="credits = 5")
+    + routed("mixed-a", more="credits = 5")
+    + routed("mixed-b", provider_name="place-b")
+)
+
+
 def routed_catalog(upstream: Upstream, hole_port: int = 9) -> str:
     """Beside the copies: models that are about chance, keys, and places that cannot be reached."""
     paths = [provider(name, f"{upstream.base_url}/{name}") for name in PROVIDERS.values()]
     return "".join(
         [
             *paths,
+            CHANGING,
+            DOWNGRADE,
+            CREDITS,
             provider("hole", f"http://127.0.0.1:{hole_port}/v1"),
             *(_copies(number) for number in range(COPIES)),
             routed("shared", place("place-a", "shared-a", weight=3), place("place-b", "shared-b")),
@@ -93,7 +121,9 @@ def routed_catalog(upstream: Upstream, hole_port: int = 9) -> str:
     )
 
 
-def routed_gateway(folder: Path, upstream: Upstream, *, models: str = "", hole_port: int = 9, **settings: object) -> Gateway:
+def routed_gateway(
+    folder: Path, upstream: Upstream, *, models: str = "", hole_port: int = 9, **settings: object
+) -> Gateway:
     """A gateway with these models, whose circuits stay closed unless `settings` say otherwise."""
     chosen = {"CIRCUIT_FAILURES_MAX": 0, "ATTEMPTS_MAX": ATTEMPTS_MAX, **settings}
     return Gateway(folder, upstream, settings=chosen, models=routed_catalog(upstream, hole_port) + models)
@@ -167,3 +197,8 @@ def plays(upstream: Upstream, places: dict[str, Sequence[Play]]) -> Script:
 def asked(script: Script) -> list[str]:
     """The upstream models that were asked, in order, by the ends of their names: `a`, `b`."""
     return [request.json["model"].rpartition("-")[2] for request in script.requests]
+
+
+def begin(call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A call that goes on while the test does something else; the test awaits it."""
+    return asyncio.get_running_loop().create_task(call)
