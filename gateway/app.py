@@ -69,6 +69,7 @@ from gateway.providers.anthropic import Anthropic
 from gateway.providers.base import Provider
 from gateway.providers.fal import Fal
 from gateway.providers.gemini import Gemini
+from gateway.providers.litellm_adapter import LiteLlm, require_library
 from gateway.providers.mock import MockProvider
 from gateway.providers.openai_compatible import OpenAICompatible
 from gateway.responses.state import ResponseStore
@@ -84,6 +85,7 @@ DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
     "anthropic": Anthropic,
     "fal": Fal,
     "gemini": Gemini,
+    "litellm": LiteLlm,
     "mock": MockProvider,
     "openai": OpenAICompatible,
 }
@@ -222,6 +224,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         async def seed_windows(fields: Collection[str], creators: Collection[str]) -> None:
             await seed_new_windows(counters, database, fields=fields, creators=creators, now=clock())
 
+        require_library(live.catalog)
         provider_objects, keys = await _open_providers(live.catalog, settings, stack)
         kept_images = _open_kept_images(settings, secrets, database, wall_clock)
         stack.push_async_callback(kept_images.close)

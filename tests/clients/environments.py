@@ -24,6 +24,8 @@ from pathlib import Path
 from tests.rig.environment import REPOSITORY, inherited
 
 HERE = Path(__file__).resolve().parent
+_USERS = (HERE, HERE.parent / "litellm")
+"""Folders of tests that need an environment of these."""
 ROOT = REPOSITORY / ".venv-clients"
 COMMAND = "python -m tests.clients.environments"
 
@@ -122,7 +124,9 @@ def are_needed(pytest_arguments: Sequence[str]) -> bool:
     """Whether the chosen tests may include these: nothing named on the command line chooses every test."""
     paths = [REPOSITORY / argument.partition("::")[0] for argument in pytest_arguments if argument[:1] != "-"]
     chosen = [path.resolve() for path in paths if path.exists()]
-    return not chosen or any(HERE.is_relative_to(path) or path.is_relative_to(HERE) for path in chosen)
+    return not chosen or any(
+        user.is_relative_to(path) or path.is_relative_to(user) for path in chosen for user in _USERS
+    )
 
 
 def python_of(family: str) -> Path:

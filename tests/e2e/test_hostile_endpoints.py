@@ -28,7 +28,7 @@ from gateway.messages.request import read_messages_request
 from gateway.model_request import Answered, ModelRequest
 from gateway.multipart import FilePart, Form
 from gateway.providers.anthropic_request import messages_body
-from gateway.providers.gemini_errors import refusal
+from gateway.providers.gemini_errors import envelope
 from gateway.providers.gemini_request import chat_body
 from gateway.responses.request import ResponsesRequest, read_responses_request
 from gateway.responses.state import KeptResponse, ResponseStore
@@ -336,12 +336,12 @@ def test_the_head_of_a_data_url_has_an_end(head: str) -> None:
 
 async def test_no_error_of_geminis_takes_long_to_read() -> None:
     """It took a minute and more, and an error may repeat what the caller sent."""
-    error = {"error": {"code": 400, "message": "token count " * 20_000, "status": "INVALID_ARGUMENT"}}
+    error = {"code": 400, "message": "token count " * 20_000, "status": "INVALID_ARGUMENT"}
     async with asyncio.timeout(HANG_S):
-        told = await asyncio.to_thread(refusal, 400, orjson.dumps(error))
+        told = await asyncio.to_thread(envelope, error, 400)
     assert orjson.loads(told)["error"]["code"] == "invalid_value"
     long = "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."
-    told = refusal(400, orjson.dumps({"error": {"code": 400, "message": long}}))
+    told = envelope({"code": 400, "message": long}, 400)
     assert orjson.loads(told)["error"]["code"] == "context_length_exceeded"
 
 
