@@ -32,6 +32,7 @@ _CHUNKS_MAX = 1_000
 """Of a WAV."""
 _SAMPLE_BITS = {1: (8, 16, 24, 32), 3: (32, 64), 6: (8,), 7: (8,)}
 """Of samples that each have their place: integers, floating point, A-law and µ-law."""
+_FORMAT_BYTES_MAX = 64
 _CHANNELS_MAX = 8
 _SAMPLE_RATE_MAX = 192_000
 _EXTENSIBLE = 0xFFFE
@@ -119,7 +120,7 @@ def _pcm_seconds(data: bytes) -> Fraction | None:
         if name == b"fmt ":
             if bytes_per_second or start:
                 return None
-            bytes_per_second = _pcm_bytes_per_second(data[at : at + size])
+            bytes_per_second = _pcm_bytes_per_second(data[at : at + min(size, _FORMAT_BYTES_MAX)])
         elif name in _OTHER_FORMATS:
             return None
         elif name == b"data" and not start:

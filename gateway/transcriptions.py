@@ -111,6 +111,8 @@ class TranscriptionRequest(PlainRequest):
     """Samples of known voices."""
     response_format: str = "json"
     is_streaming: bool = False
+    file_bytes: int = 0
+    """Kept apart: the body is let go once it is sent."""
 
     endpoint: ClassVar[str] = "transcriptions"
     path: ClassVar[str] = "/audio/transcriptions"
@@ -241,7 +243,7 @@ class TranscriptionRequest(PlainRequest):
     @property
     def _seconds_believed(self) -> int:
         """The longest an answer may say the file lasts."""
-        by_size = -(-len(self.body["file"].data) // _BYTES_PER_SECOND_MIN) if self.duration.is_exact else _DAY_SECONDS
+        by_size = -(-self.file_bytes // _BYTES_PER_SECOND_MIN) if self.duration.is_exact else _DAY_SECONDS
         return max(self.duration.seconds_most * 4 + _SECONDS_SLACK, by_size)
 
     def _by_rule(self, model: Model, seconds: int, written_tokens: int) -> Usage:
@@ -331,6 +333,7 @@ def read_transcription_form(form: Form, duration: Duration) -> TranscriptionRequ
         sum(map(len, (_list(body, name) for name in _REFERENCES))),
         body.get("response_format") or "json",
         _flag(body, "stream"),
+        len(body["file"].data),
     )
 
 
@@ -344,7 +347,14 @@ def read_translation_form(form: Form, duration: Duration) -> TranslationRequest:
             param="stream",
         )
     response_format = body.get("response_format") or "json"
-    return TranslationRequest(body, body["model"], duration, _prompt_bytes(body), response_format=response_format)
+    return TranslationRequest(
+        body,
+        body["model"],
+        duration,
+        _prompt_bytes(body),
+        response_format=response_format,
+        file_bytes=len(body["file"].data),
+    )
 
 
 def _checked(form: Form) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A request to write down sound: what is refused, what it costs before and after, what is sent on, how words are relayed."""
 
+import asyncio
 import json
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ ROW = ProviderRow("p", "openai")
 GUARD = Guard(1 << 20, lambda data: data.replace(b"sk-secret", b"..."), b"sk-secret")
 FILE = FilePart("file", "a.wav", "audio/wav", b"RIFF-and-so-on")
 MINUTE = Duration(61, 61)
+SECONDS_20 = Duration(20, 20)
 FUZZY = Duration(600, 40, False)
 """Of a file whose bytes do not fix how long it lasts."""
 
@@ -111,7 +113,7 @@ def test_seconds_are_held_for_the_longest_the_file_can_be() -> None:
     request = asked(duration=FUZZY)
     assert request.worst_case(BY_SECOND, BY_SECOND.price) == 600 * SECOND
     assert request.estimate(BY_SECOND, BY_SECOND.price) == (600 * SECOND, None, 40 * SECOND, 0)
-    assert request.unfinished_usage(BY_SECOND) == Usage(pieces=40)
+    assert request.unfinished_usage(BY_SECOND) == Usage(pieces=600)
 
 
 def test_tokens_are_held_for_sound_prompt_and_the_longest_answer() -> None:
@@ -253,6 +255,33 @@ def test_seconds_that_cannot_be_true_are_flagged_and_the_rule_counts(answer: dic
     assert metered == (Usage(pieces=61), "estimated", 61 * SECOND, ("usage_refused",), "seconds", 0, True)
 
 
+@pytest.mark.parametrize(
+    ("duration", "size", "seconds", "is_believed"),
+    [
+        pytest.param(SECONDS_20, 1_000_000, 2_000, True, id="down to the lowest bit rate of its size"),
+        pytest.param(SECONDS_20, 1_000_000, 2_001, False, id="below that"),
+        pytest.param(FUZZY, 1_000, 86_400, True, id="a day of what no size bounds"),
+        pytest.param(FUZZY, 1_000, 86_401, False, id="more than a day"),
+    ],
+)
+def test_a_report_above_the_hold_is_charged_as_long_as_it_can_be_true(
+    duration: Duration, size: int, seconds: int, is_believed: bool
+) -> None:
+    file = FILE._replace(data=bytes(size))
+    request = read_transcription_form(form(files=[file]), duration)
+    request.body.clear()  # as it is once it was sent
+    metered = request.meter({"text": "hi", "duration": seconds}, BY_SECOND, ROW)
+    assert metered is not None
+    charged = seconds if is_believed else duration.seconds_most
+    assert (metered.source, metered.cost_nano_usd) == ("provider" if is_believed else "estimated", charged * SECOND)
+    assert (metered.cost_nano_usd > request.worst_case(BY_SECOND, BY_SECOND.price)) == is_believed
+
+    usage = {"input_tokens": seconds * 50, "output_tokens": 1}
+    metered = request.meter({"text": "hi", "usage": usage}, BY_TOKENS, ROW)
+    assert metered is not None
+    assert (metered.source == "provider", bool(metered.flags)) == (is_believed, not is_believed)
+
+
 def test_tokens_are_those_the_answer_says() -> None:
     metered = asked().meter({"text": "hi", "usage": REPORT}, BY_TOKENS, ROW)
     usage = Usage(20, audio_input=600, text_output=45, pieces=61)
@@ -299,17 +328,22 @@ VTT = b"WEBVTT\n\n00:00.000 --> 01:12.001\nhi\n"
 @pytest.mark.parametrize(
     ("body", "duration", "seconds"),
     [
-        pytest.param(SRT, FUZZY, 73, id="srt"),
-        pytest.param(VTT, FUZZY, 73, id="vtt"),
-        pytest.param(b"00:00:00,000 --> 00:09:59,000 line:0", FUZZY, 599, id="with settings"),
-        pytest.param(SRT, MINUTE, 61, id="a file that tells itself"),
-        pytest.param(b"just words --> and more", FUZZY, 40, id="words"),
-        pytest.param(b"", FUZZY, 40, id="silence"),
-        pytest.param(b"00:00:00,000 --> 09:00:00,000", FUZZY, 40, id="a cue that cannot be true"),
-        pytest.param(b"x-->" * 10_000, FUZZY, 40, id="arrows"),
+        pytest.param(SRT, FUZZY, 600, id="srt"),
+        pytest.param(SRT, SECONDS_20, 73, id="srt of what was longer"),
+        pytest.param(VTT, SECONDS_20, 73, id="vtt of what was longer"),
+        pytest.param(b"00:00:00,000 --> 00:10:31,000 line:0", FUZZY, 631, id="with settings"),
+        pytest.param(SRT, MINUTE, 61, id="a cue that runs past the end"),
+        pytest.param(b"just words --> and more", FUZZY, 600, id="words"),
+        pytest.param(b"", FUZZY, 600, id="silence"),
+        pytest.param(b"00:00:00,000 --> 09:00:00,000", FUZZY, 32_400, id="a cue that only the provider can know"),
+        pytest.param(b"00:00:00,000 --> 25:00:00,000", FUZZY, 600, id="a cue that cannot be true"),
+        pytest.param(b"00:00:00,000 --> 09:00:00,000", SECONDS_20, 20, id="a cue that the size disproves"),
+        pytest.param(b"x-->" * 10_000, FUZZY, 600, id="arrows"),
     ],
 )
-def test_plain_answers_last_as_long_as_the_file_or_their_cues(body: bytes, duration: Duration, seconds: int) -> None:
+def test_plain_answers_last_as_long_as_the_file_can_or_their_cues_prove(
+    body: bytes, duration: Duration, seconds: int
+) -> None:
     for response_format in ("text", "srt", "vtt"):
         request = asked(response_format=response_format, duration=duration)
         metered = request.meter_other(body, "text/plain; charset=utf-8", BY_SECOND)
@@ -406,7 +440,7 @@ def test_json_is_read_whole() -> None:
 
 
 @pytest.mark.parametrize(("endpoint", "word"), [(Transcriptions, "transcriptions"), (Translations, "translations")])
-@pytest.mark.parametrize("frames", [10, 4_000], ids=["small", "large enough for a thread"])
+@pytest.mark.parametrize("frames", [5, 20], ids=["at once", "in a thread"])
 async def test_a_form_that_comes_in_is_read_measured_and_checked(endpoint: Any, word: str, frames: int) -> None:
     sound = (b"\xff\xfb\x90\x00" + bytes(413)) * frames
     asked_for = httpx.Request(
@@ -419,7 +453,11 @@ async def test_a_form_that_comes_in_is_read_measured_and_checked(endpoint: Any, 
 
     headers = [(b"content-type", asked_for.headers["content-type"].encode())]
     made = endpoint(cast(Pipeline, None), 5_000_000)
-    request = await made.read(headers, receive)
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(made.read(headers, receive))
+        await asyncio.sleep(0)  # one turn for it: whatever is not done by then is not done on the loop
+        assert reading.done() == (len(sound) <= 4_096)
+    request = reading.result()
     assert isinstance(request, TranscriptionRequest)
     assert (request.endpoint, made.path) == (word, f"/v1/audio/{word}")
     assert request.duration == duration_of(sound) == Duration(-(-frames * 1152 // 44_100), -(-frames * 1152 // 44_100))

@@ -13,7 +13,7 @@ from gateway.pipeline import Pipeline
 from gateway.responder import Header
 from gateway.transcriptions import audio_file, read_transcription_form
 
-_AT_ONCE_BYTES = 2**13
+_AT_ONCE_BYTES = 2**12
 """What takes a few milliseconds at worst. A longer file is looked through in a thread, so that calls in flight do not wait."""
 
 

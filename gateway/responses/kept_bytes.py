@@ -36,28 +36,26 @@ class KeptBytes:
         self._most = creator_bytes_max
         self._known: OrderedDict[str, int] = OrderedDict()
 
-    async def require_room(self, creator: str, bytes: int) -> None:
+    async def require_room(self, creator: str, size_bytes: int) -> None:
         """Raises `RequestError` 400 where so much more would be too much."""
-        if await self._of(creator) + bytes > self._most:
+        if await self._of(creator) + size_bytes > self._most:
             raise RequestError(
                 "Too much is kept for you: delete conversations or responses before you add to them.",
                 code="too_much_kept",
             )
 
-    async def added(self, creator: str, bytes: int) -> None:
+    async def added(self, creator: str, size_bytes: int) -> None:
         """Something was written that has been paid for; the oldest responses go if it was too much."""
-        kept = await self._of(creator)
-        if creator in self._known:
-            self.changed(creator, bytes)
-            kept += bytes
+        self.changed(creator, size_bytes)
+        kept = await self._of(creator)  # read for the first time it has these in it already
         while kept > self._most and (freed := await self._remove_oldest(creator, kept - self._most)):
             self.changed(creator, -freed)
             kept -= freed
 
-    def changed(self, creator: str, bytes: int) -> None:
+    def changed(self, creator: str, size_bytes: int) -> None:
         """So much more is kept, or less where it is negative."""
         if creator in self._known:
-            self._known[creator] = max(0, self._known[creator] + bytes)
+            self._known[creator] = max(0, self._known[creator] + size_bytes)
 
     def forget(self, creator: str) -> None:
         self._known.pop(creator, None)
@@ -82,8 +80,8 @@ class KeptBytes:
             self._known.popitem(last=False)
         return total
 
-    async def _remove_oldest(self, creator: str, bytes: int) -> int:
-        """Remove responses of at least so many bytes together, but for the newest one. Returns how many it were."""
+    async def _remove_oldest(self, creator: str, size_bytes: int) -> int:
+        """Remove the oldest responses, of at least so many bytes where there are so many. Returns of how many bytes."""
         oldest = (
             select(responses.c.id, _RESPONSE_BYTES.label("bytes"))
             .where(responses.c.creator == creator)
@@ -92,7 +90,7 @@ class KeptBytes:
         )
         going, freed = [], 0
         for row in await self._database.fetch_all(oldest):
-            if freed >= bytes:
+            if freed >= size_bytes:
                 break
             going.append(row["id"])
             freed += int(row["bytes"])

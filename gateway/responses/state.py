@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import Select, and_, case, delete, func, literal, select, true
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from gateway.errors import NotFound, RequestError
+from gateway.errors import NotFound, RequestError, StoreError
 from gateway.ledger.database import Database
 from gateway.ledger.schema import conversations, responses
 from gateway.ledger.statements import Row, compile_statement
@@ -214,7 +214,10 @@ class ResponseStore:
 
         await self._database.run(task)
         written = 0 if row is None else len(row["body"].encode()) + len(row["input"].encode())
-        await self._kept.added(account.creator, written + sum(len(orjson.dumps(item)) for item in items))
+        try:
+            await self._kept.added(account.creator, written + sum(len(orjson.dumps(item)) for item in items))
+        except StoreError:
+            self._kept.forget(account.creator)  # what matters is written; the figure is read again
 
     def _row(self, account: Account, response: KeptResponse) -> Row:
         return {

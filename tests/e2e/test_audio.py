@@ -112,6 +112,31 @@ def test_a_transcript_costs_the_seconds_it_says(
     assert key.secret.encode() not in sent.body
 
 
+def test_a_transcript_of_what_was_longer_than_it_seemed_costs_what_the_provider_says(
+    audio: Gateway, upstream: Upstream, key: Key, client: openai.OpenAI
+) -> None:
+    script = upstream.reply({"text": "Hello.", "usage": {"type": "duration", "seconds": 70}})
+    client.audio.transcriptions.create(model="whisper", file=wav(3), prompt=prompt(script))
+    entry = booked(audio, key)
+    assert (entry["cost_nano_usd"], entry["usage_source"]) == (70 * SECOND, "provider")
+    assert "over_hold" in entry["flags"]
+
+
+async def test_a_file_that_two_decoders_hear_as_two_things_costs_its_size(
+    audio: Gateway, upstream: Upstream, key: Key
+) -> None:
+    """A tag of bytes that are none of a tag's, and behind it 36 seconds at 8 kbit/s, in plain text."""
+    script = upstream.script(Send(wire.reply(b"Hello.\n", content_type="text/plain")))
+    sound = b"ID3\x04\0\0\xff\xff\xff\xff" + (b"\xff\xf3\x18\x00" + bytes(32)) * 1_000
+    fields = {"model": "whisper", "prompt": prompt(script), "response_format": "text"}
+    form = httpx.Request("POST", "http://h/", data=fields, files={"file": ("a.mp3", sound, "audio/mpeg")})
+    kind = [("content-type", form.headers["content-type"])]
+    answer = await audio.post(key, form.read(), kind, "/v1/audio/transcriptions")
+    assert answer.status == 200
+    entry = booked(audio, key)
+    assert (entry["cost_nano_usd"], entry["usage_source"]) == (-(-len(sound) // 500) * SECOND, "estimated")
+
+
 @pytest.mark.parametrize(
     ("response_format", "body", "content_type"),
     [
