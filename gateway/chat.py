@@ -5,6 +5,7 @@ the last, and integers outside 64 bits have become floats. Unknown fields travel
 upstream, the payer or the books are refused.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import orjson
 
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT, Report, meter_chat, output_estimate
+from gateway.errors import RequestError
 from gateway.metering import Metered, estimated
 from gateway.model_request import OUTPUT_TOKENS_EXPECTED, OUTPUT_TOKENS_LEAST, Estimate, Outgoing, PlainRequest
 from gateway.pricing import UnpricedUsage, cost_nano_usd, worst_case_nano_usd
@@ -75,6 +77,12 @@ _NO_INPUT = _PLAIN | frozenset(
     "stream_options n best_of modalities audio web_search_options service_tier tool_choice".split()
 )
 _FREE_TOOLS = frozenset({"function", "custom"})
+OTHER_BOUNDS = frozenset({"max_new_tokens", "n_predict", "num_predict"})
+"""How some servers say `max_tokens`: a call would be held by the one and answered by the other."""
+_PARTS_MAX = 50_000
+"""Of all messages together, and as many messages: more would keep every other call waiting."""
+_TEXT_FILE = re.compile(r"data:(?!application/pdf|image/|audio/|video/)", re.IGNORECASE)
+"""A file in base64 that may be words and nothing else."""
 _BASE_TIERS = frozenset({"", "auto", "default", "standard", "flex"})
 """Never dearer than the base rate: a row without a table for them is right, or bills a little much."""
 
@@ -339,11 +347,17 @@ def _refuse_unpriced_features(body: Mapping[str, Any]) -> None:
                 raise unpriced_feature("tools[].type")
     if body.get("web_search_options") is not None:
         raise unpriced_feature("web_search_options")
+    for field in OTHER_BOUNDS.intersection(body):
+        if body[field] is not None:
+            raise unpriced_feature(field)
 
 
 def _measure(request: ChatRequest, messages: list[Any]) -> None:
     """UTF-8 bytes of all text in messages, and the dearest case of every part that is none."""
     text = 0
+    if len(messages) > _PARTS_MAX:
+        raise _too_many_parts()
+    parts = 0
     for message in messages:
         if not isinstance(message, dict):
             raise wrong("messages", "must hold objects")
@@ -352,9 +366,14 @@ def _measure(request: ChatRequest, messages: list[Any]) -> None:
                 if key != "role":
                     text += len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
             elif type(value) is list and key == "content":
+                parts += len(value)
+                if parts > _PARTS_MAX:
+                    raise _too_many_parts()
                 for part in value:
                     _measure_part(request, part)
             elif value is not None:
+                if key == "audio" and isinstance(value, dict) and value.get("id") is not None:
+                    raise _kept_elsewhere("messages[].audio.id")
                 text += len(orjson.dumps(value))
     request.text_bytes += text
 
@@ -365,12 +384,42 @@ def _measure_part(request: ChatRequest, part: object) -> None:
     kind = part.get("type")
     if isinstance(kind, str) and kind in PART_TOKENS:
         request.part_tokens += PART_TOKENS[kind]
+        if kind == "file":
+            _measure_file(request, part.get("file"))
         request.has_audio_input |= kind == "input_audio"
         request.has_images |= kind in _IMAGE_PARTS
     elif part.keys() == _TEXT_PART and isinstance(part["text"], str):
         request.text_bytes += utf8_bytes(part["text"])
     else:
         request.text_bytes += len(orjson.dumps(part))
+
+
+def _measure_file(request: ChatRequest, file: object) -> None:
+    """A file of words is as many tokens as it has bytes, where that is more than the dearest document."""
+    if not isinstance(file, dict):
+        return
+    if file.get("file_id") is not None:
+        raise _kept_elsewhere("messages[].content[].file.file_id")
+    data = file.get("file_data")
+    if isinstance(data, str) and _TEXT_FILE.match(data):
+        request.part_tokens += max(0, len(data) * 3 // 4 - PART_TOKENS["file"])
+
+
+def _kept_elsewhere(param: str) -> RequestError:
+    return RequestError(
+        f"`{param}` names something kept by the provider; send the thing itself.",
+        code="unsupported_parameter",
+        param=param,
+    )
+
+
+def _too_many_parts() -> RequestError:
+    return RequestError(
+        f"`messages` holds more than {_PARTS_MAX} messages or parts.",
+        status=413,
+        code="request_too_large",
+        param="messages",
+    )
 
 
 def _max_tokens(body: Mapping[str, Any]) -> int | None:

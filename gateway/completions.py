@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gateway.catalog import Model, Price, ProviderRow
+from gateway.chat import OTHER_BOUNDS
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT
 from gateway.metering import Metered, estimated, reported
 from gateway.model_request import OUTPUT_TOKENS_EXPECTED, Estimate, Outgoing, PlainRequest
@@ -52,8 +53,7 @@ _NO_INPUT = frozenset(
     """.split()
 )
 _KNOWN = _NO_INPUT | {"suffix"}
-_OTHER_BOUNDS = frozenset("max_completion_tokens max_new_tokens n_predict num_predict".split())
-"""How some servers say `max_tokens`: a call would be held by the one and answered by the other."""
+_OTHER_BOUNDS = OTHER_BOUNDS | {"max_completion_tokens"}
 
 
 @dataclass(slots=True)

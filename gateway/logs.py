@@ -37,7 +37,7 @@ def configure_logging(level: str, log_format: str) -> None:
         tail: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_dumps)]
         factory: Any = lambda *_: lines  # noqa: E731
     else:
-        tail = [structlog.dev.ConsoleRenderer()]
+        tail = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         factory = structlog.PrintLoggerFactory(sys.stdout)
     structlog.configure(
         processors=[

@@ -157,6 +157,10 @@ class ModelRequest(Protocol):
         """By the written rule: fully sent, and never properly answered."""
         ...
 
+    def rendered(self, answer: Mapping[str, Any], model: Model) -> tuple[bytes, str] | None:
+        """The body and its type that the client asked for, where `model` was asked for another; mostly None."""
+        ...
+
     def checked(self, model: Model) -> "ChatRequest | None":
         """The chat completion whose answer by `model` has to be checked against a schema first; mostly None."""
         ...
@@ -205,6 +209,9 @@ class PlainRequest:
         return None
 
     def meter_other(self, body: bytes, content_type: str, model: Model) -> Metered | None:
+        return None
+
+    def rendered(self, answer: Mapping[str, Any], model: Model) -> tuple[bytes, str] | None:
         return None
 
     def checked(self, model: Model) -> "ChatRequest | None":

@@ -45,6 +45,7 @@ from gateway.metrics import Metrics
 from gateway.model_request import NOTHING_OUTGOING, Answered, ModelRequest
 from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure
+from gateway.providers.translated import Untranslatable
 from gateway.pump import Pump
 from gateway.relay import EVENT_STREAM, Guard, Relay
 from gateway.request_fields import dump_body
@@ -205,15 +206,21 @@ class Pipeline:
             if relay is not None:
                 return await self._relay_stream(call, admitted, relay, exchange, responder)
             return await self._relay_whole(call, admitted, content_type, exchange, responder)
-        except StoreError:
-            if not call.is_ended:
+        except StoreError as error:
+            if call.is_ended:
+                error.headers.update(DO_NOT_RETRY)  # it is paid for
+            else:
                 # The hold did not become durable, so nothing was dialled.
                 await self._counters.release(call.request_id)
             raise
         except RequestError as error:
+            if call.is_ended:
+                raise internal_error() from error
             # A provider of another dialect cannot say this; it has not been asked.
             ending = Ending(NOTHING, "upstream_refused", error)
         except UpstreamFailure as failure:
+            if call.is_ended:
+                raise internal_error() from failure
             if exchange is not None:  # else the dialler has noted it
                 self._dialler.note_failure(admitted, failure)
             ending = of_failure(admitted, failure)
@@ -297,6 +304,9 @@ class Pipeline:
             return ending
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         admitted.status = 200
+        if parsed is not None and (rendered := request.rendered(parsed, model)) is not None:
+            body, shown_type = rendered
+            head = (b"content-type", shown_type.encode())
         cost = await self._booking.end(call, admitted, Ending(metered, outcome))
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, parsed)) or body
@@ -341,30 +351,31 @@ class Pipeline:
             ending = Ending(metered, "client_gone" if responder.is_gone else "upstream_invalid", error)
             await self._booking.end(call, admitted, ending)
             return ending
+        translator = request.translator(model)
+        try:
+            if request.is_streaming:
+                body = as_stream(parsed, with_usage=chat.wants_usage or translator is not None)
+                body = body if translator is None else translator.feed(body) + translator.finish()
+            else:
+                body = orjson.dumps(parsed) if translator is None else translator.whole(orjson.dumps(parsed))
+        except Untranslatable:
+            ending = Ending(metered, "upstream_invalid", upstream_invalid())
+            await self._booking.end(call, admitted, ending)
+            return ending
         admitted.status = 200
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         cost = await self._booking.end(call, admitted, Ending(metered, outcome))
-        translator = request.translator(model)
-        headers = [*self._answer_headers(call, admitted), *upstream_headers(answered_by, self._key(admitted))]
-        if request.is_streaming:
-            body = as_stream(parsed, with_usage=chat.wants_usage or translator is not None)
-            if translator is not None:
-                body = translator.feed(body) + translator.finish()
-            if request.keeps_state:
-                await request.keep(_answered(call, admitted, cost))
-            responder.start(200, [*headers, *EVENT_STREAM])
-            await responder.end(body)
-            return None
-        body = orjson.dumps(parsed)
-        answer: Mapping[str, object] | None = parsed
-        if translator is not None:
-            body = translator.whole(body)
-            answer = _parse_answer(body)
+        answer = None if request.is_streaming else parsed if translator is None else _parse_answer(body)
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, answer)) or body
-        headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
-        headers.append(_JSON)
-        await responder.send(200, headers, body)
+        headers = [*self._answer_headers(call, admitted), *upstream_headers(answered_by, self._key(admitted))]
+        if request.is_streaming:
+            responder.start(200, [*headers, *EVENT_STREAM])
+            await responder.end(body)
+        else:
+            headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
+            headers.append(_JSON)
+            await responder.send(200, headers, body)
         return None
 
     async def _read_checked(

@@ -44,6 +44,10 @@ __all__ = ["INPUT_CHARS_MAX", "SpeechRelay", "SpeechRequest", "read_speech_reque
 INPUT_CHARS_MAX = 4_096
 """OpenAI's own bound."""
 _INSTRUCTIONS_CHARS_MAX = 16_384
+_SOUND_TOKENS_LEAST = 64
+"""Three seconds: a single word with silence around it."""
+_INSTRUCTED_TOKENS = 1_200
+"""A minute: how much longer instructions (slowly, with pauses) may make any text."""
 _PROMPT_TOKENS = 32
 """Framing that a model priced by tokens puts around the text."""
 _SOUND_TOKENS_PER_BYTE_MAX = 8
@@ -83,6 +87,11 @@ class SpeechRequest(PlainRequest):
     def input_tokens_estimate(self) -> int:
         """What the text most likely is, where nobody reports it: a token per four bytes."""
         return -(-self.text_bytes // 4)
+
+    @property
+    def slack_tokens(self) -> int:
+        """What the shortest text may sound like, and what instructions may stretch any to."""
+        return _SOUND_TOKENS_LEAST + (_INSTRUCTED_TOKENS if self.text_bytes > self.input_bytes else 0)
 
     @property
     def sound_tokens_estimate(self) -> int:
@@ -182,7 +191,7 @@ class SpeechRequest(PlainRequest):
         return bound if model.context_tokens_max is None else min(bound, model.context_tokens_max)
 
     def _sound_tokens_max(self, model: Model) -> int:
-        bound = self.input_bytes * _SOUND_TOKENS_PER_BYTE_MAX * (_SLOWEST if self.is_slow else 1)
+        bound = self.input_bytes * _SOUND_TOKENS_PER_BYTE_MAX * (_SLOWEST if self.is_slow else 1) + self.slack_tokens
         return bound if model.output_tokens_max is None else min(bound, model.output_tokens_max)
 
 

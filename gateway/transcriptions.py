@@ -36,6 +36,7 @@ from gateway.pricing import UnpricedUsage, cost_nano_usd, worst_case_nano_usd
 from gateway.relay import Guard, Relay
 from gateway.request_fields import read_required_text, read_short_text, refuse_dear_tier, refuse_steering, wrong
 from gateway.streaming import utf8_bytes
+from gateway.transcripts import transcript_as
 from gateway.usage import Usage, from_transcription
 
 __all__ = [
@@ -77,6 +78,8 @@ _DECIMAL = re.compile(r"\d{1,9}(?:\.\d{1,18})?")
 _FLAGS: Mapping[str, bool] = {"": False, "false": False, "true": True}
 _REFERENCES = frozenset({"known_speaker_references", "known_speaker_references[]"})
 _SINGLE = ("model", "language", "prompt", "response_format", "temperature", "chunking_strategy", "stream", "user")
+_PLAIN_NAMES = frozenset(_SINGLE) - {"chunking_strategy"}
+"""Fields that hold one word, and no part of anything."""
 _KNOWN = _REFERENCES | frozenset(
     """
     file metadata include include[] timestamp_granularities timestamp_granularities[] known_speaker_names
@@ -166,6 +169,8 @@ class TranscriptionRequest(PlainRequest):
     def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
         """A form of our own making: the file as it came, under a name that tells what it is."""
         body = {**self.body, "model": model.upstream_model}
+        if self._is_rendered_here(model):
+            body["response_format"] = "json" if self.response_format == "text" else "verbose_json"
         file: FilePart = body.pop("file")
         for name in (*_LABELS, *row.drop_fields):
             body.pop(name, None)
@@ -192,6 +197,15 @@ class TranscriptionRequest(PlainRequest):
         if self.response_format not in _PLAIN_FORMATS or not _PLAIN_TYPE.fullmatch(content_type):
             return None
         return self._meter(model, _Said(), -(-len(body) // 4), cue_s=_last_cue_s(body))
+
+    def rendered(self, answer: Mapping[str, Any], model: Model) -> tuple[bytes, str] | None:
+        if not self._is_rendered_here(model):
+            return None
+        return transcript_as(self.response_format, answer).encode(), "text/plain; charset=utf-8"
+
+    def _is_rendered_here(self, model: Model) -> bool:
+        """Plain words say nothing of the seconds that are billed, so the provider is asked for JSON, which does."""
+        return model.price.audio_second is not None and self.response_format in _PLAIN_FORMATS
 
     def meter_unanswered(self, model: Model) -> Metered:
         return self._meter(model, _Said(), 0)
@@ -362,6 +376,11 @@ def _checked(form: Form) -> dict[str, Any]:
     body = form.values()
     refuse_steering(body, _KNOWN)
     refuse_dear_tier(body)
+    for name in body:
+        # A file elsewhere would be heard instead of this one; a name in brackets may be read as the one without.
+        base, bracket, _ = name.partition("[")
+        if name.endswith(("_url", "_uri")) or (bracket and base in _PLAIN_NAMES):
+            raise RequestError(f"`{name[:64]}` is not supported.", code="unsupported_parameter", param=name[:64])
     for name in _SINGLE:
         if isinstance(body.get(name), list):
             raise wrong(name, "must be there only once")

@@ -98,8 +98,10 @@ def test_characters_cost_the_same_before_and_after() -> None:
 
 def test_tokens_are_held_by_the_bytes_and_booked_by_the_written_rule() -> None:
     request = asked()
-    # 18 bytes: 18 + 32 tokens in, 18 x 8 out.
-    assert request.worst_case(BY_TOKENS, BY_TOKENS.price) == 50 * 600 + 144 * 12_000
+    # 18 bytes: 18 + 32 tokens in, 18 x 8 out and three seconds of nothing.
+    assert request.worst_case(BY_TOKENS, BY_TOKENS.price) == 50 * 600 + (144 + 64) * 12_000
+    told = asked(instructions="Slowly.")
+    assert told.worst_case(BY_TOKENS, BY_TOKENS.price) >= 50 * 600 + (144 + 64 + 1_200) * 12_000
     # ceil(18 / 4) = 5 in, ceil(18 x 4 / 3) = 24 out.
     usage = Usage(5, audio_output=24, pieces=15)
     metered = request.meter_unanswered(BY_TOKENS)
@@ -110,7 +112,7 @@ def test_tokens_are_held_by_the_bytes_and_booked_by_the_written_rule() -> None:
 
 def test_slow_speech_is_held_for_longer_and_never_above_the_models_cap() -> None:
     slow = asked(speed=0.5)
-    assert slow.worst_case(BY_TOKENS, BY_TOKENS.price) == 50 * 600 + 4 * 144 * 12_000
+    assert slow.worst_case(BY_TOKENS, BY_TOKENS.price) == 50 * 600 + (4 * 144 + 64) * 12_000
     capped = model(BY_TOKENS.price, output_tokens_max=20, context_tokens_max=30)
     assert slow.worst_case(capped, capped.price) == 30 * 600 + 20 * 12_000
     assert slow.meter_unanswered(capped).usage.audio_output == 20
@@ -229,7 +231,7 @@ def test_events_are_relayed_alike_in_any_pieces_and_metered_by_their_report(cuts
     "report",
     [
         {"input_tokens": -1, "output_tokens": 4},
-        {"input_tokens": 9, "output_tokens": 145},
+        {"input_tokens": 9, "output_tokens": 209},
         {"input_tokens": 51, "output_tokens": 4},
         {"input_tokens": 9, "output_tokens": 0},
         {"input_tokens": 9},

@@ -260,6 +260,26 @@ def test_a_verbose_transcription(upstream: Upstream, client: Clients) -> None:
 
 
 @pytest.mark.parametrize(
+    ("response_format", "asked", "text"),
+    [
+        pytest.param("text", "json", "Nothing.\n", id="text"),
+        pytest.param("srt", "verbose_json", "1\n00:00:00,000 --> 00:00:02,000\nNothing.\n\n", id="srt"),
+        pytest.param("vtt", "verbose_json", "WEBVTT\n\n00:00:00.000 --> 00:00:02.000\nNothing.\n", id="vtt"),
+    ],
+)
+def test_a_transcription_as_text_costs_the_seconds_that_the_provider_reports(
+    upstream: Upstream, client: Clients, response_format: str, asked: str, text: str
+) -> None:
+    """Plain words say nothing of seconds: the provider is asked for JSON, and the gateway writes the words."""
+    script = upstream.reply({"text": "Nothing.", "duration": 2, "segments": [{"start": 0, "end": 2, "text": " Nothing."}]})
+    played = client.play("transcribe", script, model="rig-listen", response_format=response_format)
+    assert played.value == text
+    assert form(script.request)[0]["response_format"] == [asked]
+    [entry] = played.entries
+    assert (entry["cost_nano_usd"], entry["audio_seconds"], entry["outcome"]) == (200_000, 2, "ok")
+
+
+@pytest.mark.parametrize(
     ("response_format", "text"),
     [
         pytest.param("text", "Nothing was said.\n", id="text"),
@@ -267,13 +287,12 @@ def test_a_verbose_transcription(upstream: Upstream, client: Clients) -> None:
         pytest.param("vtt", "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\nNothing.\n", id="vtt"),
     ],
 )
-def test_a_transcription_as_text_costs_the_seconds_of_the_file(
+def test_plain_words_that_come_all_the_same_cost_the_seconds_of_the_file(
     upstream: Upstream, client: Clients, response_format: str, text: str
 ) -> None:
     script = upstream.script(Send(wire.reply(text.encode(), content_type="text/plain; charset=utf-8")))
     played = client.play("transcribe", script, model="rig-listen", response_format=response_format)
     assert played.value == text
-    assert form(script.request)[0]["response_format"] == [response_format]
     [entry] = played.entries
     assert (entry["cost_nano_usd"], entry["audio_seconds"], entry["outcome"]) == (100_000, 1, "ok")
 
