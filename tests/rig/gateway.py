@@ -90,6 +90,7 @@ class Gateway:
             "ADMIN_KEY": self.admin_key,
             "PRICING_FILE": self.folder / "pricing.toml",
             "PLANS_FILE": self.folder / "plans.toml",
+            "CIRCUIT_FAILURES_MAX": 0,  # tests share the gateway and let the same providers fail
             "GENERATION_HISTORY": False,  # its prompts are kept, which the audit would find
             **self._settings,
         }
