@@ -271,7 +271,9 @@ def test_a_transcription_as_text_costs_the_seconds_that_the_provider_reports(
     upstream: Upstream, client: Clients, response_format: str, asked: str, text: str
 ) -> None:
     """Plain words say nothing of seconds: the provider is asked for JSON, and the gateway writes the words."""
-    script = upstream.reply({"text": "Nothing.", "duration": 2, "segments": [{"start": 0, "end": 2, "text": " Nothing."}]})
+    script = upstream.reply(
+        {"text": "Nothing.", "duration": 2, "segments": [{"start": 0, "end": 2, "text": " Nothing."}]}
+    )
     played = client.play("transcribe", script, model="rig-listen", response_format=response_format)
     assert played.value == text
     assert form(script.request)[0]["response_format"] == [asked]
