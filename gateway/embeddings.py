@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT
+from gateway.inputs_request import InputsRequest
 from gateway.metering import Metered, estimated, reported
-from gateway.model_request import Estimate, Outgoing, PlainRequest
-from gateway.pricing import cost_nano_usd, worst_case_nano_usd
+from gateway.pricing import worst_case_nano_usd
 from gateway.request_fields import (
     dump_body,
     parse_body,
@@ -25,7 +25,7 @@ from gateway.request_fields import (
     refuse_steering,
     wrong,
 )
-from gateway.text_inputs import Input, read_inputs, tokens_likely, tokens_most
+from gateway.text_inputs import Input, read_inputs, tokens_most
 from gateway.usage import Usage, from_chat
 
 __all__ = ["EmbeddingsRequest", "read_embeddings_request"]
@@ -34,7 +34,7 @@ _KNOWN = frozenset("model input encoding_format dimensions user metadata service
 
 
 @dataclass(slots=True)
-class EmbeddingsRequest(PlainRequest):
+class EmbeddingsRequest(InputsRequest):
     """The fields the gateway itself reads (`ModelRequest`); `body` is everything, ready to be sent on."""
 
     body: dict[str, Any]
@@ -47,41 +47,15 @@ class EmbeddingsRequest(PlainRequest):
     endpoint: ClassVar[str] = "embeddings"
     path: ClassVar[str] = "/embeddings"
 
-    def input_tokens_estimate(self, model: Model) -> int:
-        """What the input most likely is, where nobody reports it."""
-        return tokens_likely(self.inputs, model.context_tokens_max or CONTEXT_TOKENS_DEFAULT)
-
     def fits(self, model: Model) -> bool:
         """Only the requested model does, and only what no input exceeds."""
         room = model.context_tokens_max
         return model.asked_as == self.model and (room is None or max(one.likely for one in self.inputs) <= room)
 
-    def variant(self, model: Model) -> str:
-        return ""
-
     def worst_case(self, model: Model, price: Price) -> int:
         context = model.context_tokens_max or CONTEXT_TOKENS_DEFAULT
         most = tokens_most(self.inputs, context, more=self.more_bytes)
         return worst_case_nano_usd(price, input_tokens=most, output_tokens=0, text_only=True)
-
-    def estimate(self, model: Model, price: Price) -> Estimate:
-        """Nothing of it shrinks: there is no output to bound."""
-        worst = self.worst_case(model, price)
-        return Estimate(worst, None, cost_nano_usd(self._consumed(model), price), self.input_tokens_estimate(model))
-
-    def unfinished_usage(self, model: Model) -> Usage:
-        return self._consumed(model)
-
-    def clamp(self, model: Model, price: Price, nano_usd: int) -> None:
-        """There is nothing to bound."""
-        return
-
-    def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
-        """As it came, with the provider's own model name."""
-        body = {**self.body, "model": model.upstream_model}
-        for field in row.drop_fields:
-            body.pop(field, None)
-        return Outgoing(self.path, dump_body(body))
 
     def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
         """No vectors are no answer, though what was reported for them is owed. Flag: `usage_refused`."""

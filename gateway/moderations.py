@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT
+from gateway.inputs_request import InputsRequest
 from gateway.metering import Metered, estimated, reported
-from gateway.model_request import Estimate, Outgoing, PlainRequest
-from gateway.pricing import cost_nano_usd, worst_case_nano_usd
+from gateway.pricing import worst_case_nano_usd
 from gateway.request_fields import (
     dump_body,
     parse_body,
@@ -24,7 +24,7 @@ from gateway.request_fields import (
     refuse_steering,
     wrong,
 )
-from gateway.text_inputs import INPUTS_MAX, Input, text_input, tokens_likely, tokens_most
+from gateway.text_inputs import INPUTS_MAX, Input, text_input, tokens_most
 from gateway.usage import Usage, from_chat
 
 __all__ = ["DEFAULT_MODEL", "ModerationsRequest", "read_moderations_request"]
@@ -37,7 +37,7 @@ _KNOWN = frozenset("model input user metadata service_tier".split())
 
 
 @dataclass(slots=True)
-class ModerationsRequest(PlainRequest):
+class ModerationsRequest(InputsRequest):
     """The fields the gateway itself reads (`ModelRequest`); `body` is everything, ready to be sent on."""
 
     body: dict[str, Any]
@@ -55,41 +55,15 @@ class ModerationsRequest(PlainRequest):
     def needs(self) -> frozenset[str]:
         return frozenset({"vision"}) if self.has_images else frozenset()
 
-    def input_tokens_estimate(self, model: Model) -> int:
-        """What the input most likely is, where nobody reports it."""
-        return tokens_likely(self.inputs, model.context_tokens_max or CONTEXT_TOKENS_DEFAULT)
-
     def fits(self, model: Model) -> bool:
         room = model.context_tokens_max
         return self.needs <= model.capabilities and (room is None or max(one.likely for one in self.inputs) <= room)
-
-    def variant(self, model: Model) -> str:
-        return ""
 
     def worst_case(self, model: Model, price: Price) -> int:
         context = model.context_tokens_max or CONTEXT_TOKENS_DEFAULT
         most = tokens_most(self.inputs, context, more=self.more_bytes)
         # The dearest rate of an image as well, where the row has one and an image is there.
         return worst_case_nano_usd(price, input_tokens=most, output_tokens=0, text_only=not self.has_images)
-
-    def estimate(self, model: Model, price: Price) -> Estimate:
-        """Nothing of it shrinks: there is no output to bound."""
-        worst = self.worst_case(model, price)
-        return Estimate(worst, None, cost_nano_usd(self._consumed(model), price), self.input_tokens_estimate(model))
-
-    def unfinished_usage(self, model: Model) -> Usage:
-        return self._consumed(model)
-
-    def clamp(self, model: Model, price: Price, nano_usd: int) -> None:
-        """There is nothing to bound."""
-        return
-
-    def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
-        """As it came, with the provider's own model name."""
-        body = {**self.body, "model": model.upstream_model}
-        for field in row.drop_fields:
-            body.pop(field, None)
-        return Outgoing(self.path, dump_body(body))
 
     def meter(self, answer: Mapping[str, Any], model: Model, row: ProviderRow) -> Metered | None:
         """An answer without results is none. Flag: `usage_refused`, a report that cannot be true."""

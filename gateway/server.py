@@ -49,6 +49,8 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
+    # What URLs of images say, also where any free port was asked for.
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
     base_url = _base_url(listener)
     try:
         async with open_services(settings) as services:

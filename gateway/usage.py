@@ -50,7 +50,7 @@ PIECES_OF_ENDPOINT: Mapping[str, str] = {
 """What `pieces` are, where they are not images."""
 
 
-class _Refused(Exception):
+class ImpossibleCount(Exception):
     """A number that cannot be true."""
 
 
@@ -76,7 +76,7 @@ def from_chat(
         return None
     try:
         buckets = _buckets(usage, unlisted_is_reasoning)
-    except _Refused:
+    except ImpossibleCount:
         return None
     output_cap = output_tokens_max if output_tokens_max is not None else context_tokens_max or TOKENS_MAX
     if buckets.input_tokens > (context_tokens_max or TOKENS_MAX) or buckets.output_tokens > output_cap * choices:
@@ -97,7 +97,7 @@ def from_images(usage: object, *, input_tokens_max: int | None, output_tokens_ma
         return None
     try:
         buckets = _image_buckets(usage)
-    except _Refused:
+    except ImpossibleCount:
         return None
     within_input = buckets.input_tokens <= (TOKENS_MAX if input_tokens_max is None else input_tokens_max)
     within_output = buckets.output_tokens <= (TOKENS_MAX if output_tokens_max is None else output_tokens_max)
@@ -113,9 +113,9 @@ def from_transcription(usage: object, *, input_tokens_max: int, output_tokens_ma
         return None
     try:
         read, made = _input_and_output(usage)
-        parts = _details(usage, "input_token_details")
-        sound, text, cached = (_count(parts, name) for name in ("audio_tokens", "text_tokens", "cached_tokens"))
-    except _Refused:
+        parts = parts_of(usage, "input_token_details")
+        sound, text, cached = (count_of(parts, name) for name in ("audio_tokens", "text_tokens", "cached_tokens"))
+    except ImpossibleCount:
         return None
     if read > input_tokens_max or made > output_tokens_max or sound + text > read or cached > read:
         return None
@@ -130,7 +130,7 @@ def from_speech(usage: object, *, input_tokens_max: int, output_tokens_max: int)
         return None
     try:
         read, made = _input_and_output(usage)
-    except _Refused:
+    except ImpossibleCount:
         return None
     if read > input_tokens_max or made > output_tokens_max:
         return None
@@ -139,17 +139,17 @@ def from_speech(usage: object, *, input_tokens_max: int, output_tokens_max: int)
 
 def _image_buckets(usage: dict[str, Any]) -> Usage:
     read, made = _input_and_output(usage)
-    parts = _details(usage, "input_tokens_details")
-    image_in, text_in, cached = (_count(parts, name) for name in ("image_tokens", "text_tokens", "cached_tokens"))
+    parts = parts_of(usage, "input_tokens_details")
+    image_in, text_in, cached = (count_of(parts, name) for name in ("image_tokens", "text_tokens", "cached_tokens"))
     if image_in + text_in > read or cached > read:
-        raise _Refused
+        raise ImpossibleCount
     words = read - image_in
     cached_words = min(cached, words)
 
-    parts = _details(usage, "output_tokens_details")
-    image_out, text_out = _count(parts, "image_tokens"), _count(parts, "text_tokens")
+    parts = parts_of(usage, "output_tokens_details")
+    image_out, text_out = count_of(parts, "image_tokens"), count_of(parts, "text_tokens")
     if image_out + text_out > made:
-        raise _Refused
+        raise ImpossibleCount
     return Usage(
         words - cached_words, cached_words, image_input=image_in, text_output=text_out, image_output=made - text_out
     )
@@ -158,10 +158,10 @@ def _image_buckets(usage: dict[str, Any]) -> Usage:
 def _input_and_output(usage: dict[str, Any]) -> tuple[int, int]:
     """The two totals as the newer endpoints name them; a third must be their sum."""
     if usage.get("input_tokens") is None or usage.get("output_tokens") is None:
-        raise _Refused
-    read, made = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    if usage.get("total_tokens") is not None and _count(usage, "total_tokens") != read + made:
-        raise _Refused
+        raise ImpossibleCount
+    read, made = count_of(usage, "input_tokens"), count_of(usage, "output_tokens")
+    if usage.get("total_tokens") is not None and count_of(usage, "total_tokens") != read + made:
+        raise ImpossibleCount
     return read, made
 
 
@@ -170,20 +170,20 @@ def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:
     if _has_no_parts(usage) and total in (None, prompt + completion):
         return Usage(prompt, text_output=completion)
 
-    parts = _details(usage, "prompt_tokens_details")
+    parts = parts_of(usage, "prompt_tokens_details")
     # Names differ by provider, and some send two: whichever says more than nothing counts.
-    cached = _count(parts, "cached_tokens") or _count(usage, "prompt_cache_hit_tokens")
+    cached = count_of(parts, "cached_tokens") or count_of(usage, "prompt_cache_hit_tokens")
     written = (
-        _count(parts, "cache_write_tokens")
-        or _count(parts, "cache_creation_tokens")
-        or _count(usage, "cache_creation_input_tokens")
+        count_of(parts, "cache_write_tokens")
+        or count_of(parts, "cache_creation_tokens")
+        or count_of(usage, "cache_creation_input_tokens")
     )
-    audio_in, image_in = _count(parts, "audio_tokens"), _count(parts, "image_tokens")
+    audio_in, image_in = count_of(parts, "audio_tokens"), count_of(parts, "image_tokens")
     uncached = prompt - cached - written - audio_in - image_in
 
-    parts = _details(usage, "completion_tokens_details")
-    reasoning = _count(parts, "reasoning_tokens")
-    audio_out, image_out = _count(parts, "audio_tokens"), _count(parts, "image_tokens")
+    parts = parts_of(usage, "completion_tokens_details")
+    reasoning = count_of(parts, "reasoning_tokens")
+    audio_out, image_out = count_of(parts, "audio_tokens"), count_of(parts, "image_tokens")
     text = completion - reasoning - audio_out - image_out
 
     if total is not None and (unlisted := total - prompt - completion):
@@ -192,9 +192,9 @@ def _buckets(usage: dict[str, Any], unlisted_is_reasoning: bool) -> Usage:
         elif unlisted > 0 and unlisted_is_reasoning:
             reasoning += unlisted
         else:
-            raise _Refused
+            raise ImpossibleCount
     if uncached < 0 or text < 0:
-        raise _Refused
+        raise ImpossibleCount
     return Usage(uncached, cached, written, audio_in, image_in, text, reasoning, audio_out, image_out)
 
 
@@ -203,9 +203,9 @@ def _totals(usage: dict[str, Any]) -> tuple[int, int, int | None]:
     # Embeddings have no completion; a total equal to the prompt says so. Absent without that proof is not a zero.
     completion = usage.get("completion_tokens", 0 if total == prompt else None)
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
-        raise _Refused
+        raise ImpossibleCount
     if total is not None and (type(total) is not int or total < 0):
-        raise _Refused
+        raise ImpossibleCount
     return prompt, completion, total
 
 
@@ -225,23 +225,25 @@ def _has_no_parts(usage: dict[str, Any]) -> bool:
 
 _TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _DETAILS = frozenset({"prompt_tokens_details", "completion_tokens_details"})
-_NO_DETAILS: dict[str, Any] = {}
+_NO_DETAILS: Mapping[str, Any] = {}
 
 
-def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
+def parts_of(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object `name` in a report; empty where there is none. Raises `ImpossibleCount`."""
     details = usage.get(name)
     if not details and (details is None or details == {}):
         return _NO_DETAILS
     if not isinstance(details, dict):
-        raise _Refused
+        raise ImpossibleCount
     return details
 
 
-def _count(parts: dict[str, Any], name: str) -> int:
+def count_of(parts: Mapping[str, Any], name: str) -> int:
+    """The number `name`, 0 where there is none. Raises `ImpossibleCount` for what no meter could have meant."""
     value = parts.get(name)
     if value is None:
         return 0
     # `type is` and not isinstance: True is an int to Python, not to a meter.
     if type(value) is not int or value < 0:
-        raise _Refused
+        raise ImpossibleCount
     return value

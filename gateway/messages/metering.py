@@ -13,7 +13,7 @@ from gateway.chat import ChatRequest
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT
 from gateway.ledger.records import UsageSource
 from gateway.metering import Metered, estimated, reported
-from gateway.usage import TOKENS_MAX, Usage
+from gateway.usage import TOKENS_MAX, ImpossibleCount, Usage, count_of, parts_of
 
 __all__ = ["Report", "from_messages", "is_beyond_price", "meter_message"]
 
@@ -30,10 +30,6 @@ class Report(NamedTuple):
     """False for the figures a stream began with, which know nothing of its output."""
 
 
-class _Refused(Exception):
-    """A number that cannot be true."""
-
-
 def from_messages(usage: object, *, context_tokens_max: int | None, output_tokens_max: int | None) -> Usage | None:
     """The buckets of a message's `usage`, None if it cannot be believed.
 
@@ -45,7 +41,7 @@ def from_messages(usage: object, *, context_tokens_max: int | None, output_token
         return None
     try:
         buckets = _buckets(usage)
-    except _Refused:
+    except ImpossibleCount:
         return None
     input_max = context_tokens_max or TOKENS_MAX
     output_max = output_tokens_max or context_tokens_max or TOKENS_MAX
@@ -109,40 +105,22 @@ def _says_enough(believed: Usage, estimate_output: Callable[[], int], *, is_old:
 
 
 def _buckets(usage: Mapping[str, Any]) -> Usage:
-    made = _count(usage, "output_tokens")
-    thought = _count(_details(usage, "output_tokens_details"), "thinking_tokens")
-    lifetimes = _details(usage, "cache_creation")
-    parts = _count(lifetimes, "ephemeral_5m_input_tokens") + _count(lifetimes, "ephemeral_1h_input_tokens")
-    written = _count(usage, "cache_creation_input_tokens")
+    made = count_of(usage, "output_tokens")
+    thought = count_of(parts_of(usage, "output_tokens_details"), "thinking_tokens")
+    lifetimes = parts_of(usage, "cache_creation")
+    parts = count_of(lifetimes, "ephemeral_5m_input_tokens") + count_of(lifetimes, "ephemeral_1h_input_tokens")
+    written = count_of(usage, "cache_creation_input_tokens")
     if usage.get("cache_creation_input_tokens") is None:
         written = parts
     if thought > made or parts > written:
-        raise _Refused
+        raise ImpossibleCount
     return Usage(
-        uncached_input=_count(usage, "input_tokens"),
-        cached_input=_count(usage, "cache_read_input_tokens"),
+        uncached_input=count_of(usage, "input_tokens"),
+        cached_input=count_of(usage, "cache_read_input_tokens"),
         cache_write=written,
         text_output=made - thought,
         reasoning=thought,
     )
-
-
-def _details(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    details = usage.get(name)
-    if details is None:
-        return {}
-    if not isinstance(details, dict):
-        raise _Refused
-    return details
-
-
-def _count(parts: Mapping[str, Any], name: str) -> int:
-    value = parts.get(name)
-    if value is None:
-        return 0
-    if type(value) is not int or value < 0:
-        raise _Refused
-    return value
 
 
 def _tier(usage: object) -> object:

@@ -15,15 +15,13 @@ Zeros are left out of Google's JSON, so what is missing is a zero.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from gateway.usage import ImpossibleCount, count_of
+
 __all__ = ["chat_usage", "embedding_usage", "image_usage", "service_tier"]
 
 _NO_NUMBERS = {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
 """In place of a report with something in it that is no count: no meter believes this."""
 _NO_IMAGE_NUMBERS = {"input_tokens": None, "output_tokens": None, "total_tokens": None}
-
-
-class _NoCount(Exception):
-    """Where a count belongs there is none."""
 
 
 class _Tally(NamedTuple):
@@ -46,7 +44,7 @@ def chat_usage(report: object) -> dict[str, Any] | None:
         return None
     try:
         tally = _tally(report)
-    except _NoCount:
+    except ImpossibleCount:
         return dict(_NO_NUMBERS)
     return {
         "prompt_tokens": tally.read,
@@ -66,8 +64,8 @@ def embedding_usage(report: object) -> dict[str, Any] | None:
     if not isinstance(report, dict):
         return None
     try:
-        read = _count(report, "promptTokenCount")
-    except _NoCount:
+        read = count_of(report, "promptTokenCount")
+    except ImpossibleCount:
         return dict(_NO_NUMBERS)
     return {"prompt_tokens": read, "total_tokens": read}
 
@@ -78,7 +76,7 @@ def image_usage(report: object) -> dict[str, Any] | None:
         return None
     try:
         tally = _tally(report)
-    except _NoCount:
+    except ImpossibleCount:
         return dict(_NO_IMAGE_NUMBERS)
     made = tally.candidates + tally.thoughts
     images = tally.images_made if tally.has_parts else tally.candidates
@@ -101,16 +99,16 @@ def service_tier(report: object, header: str = "") -> str | None:
 
 
 def _tally(report: Mapping[str, Any]) -> _Tally:
-    read = _count(report, "promptTokenCount") + _count(report, "toolUsePromptTokenCount")
-    cached = _count(report, "cachedContentTokenCount")
+    read = count_of(report, "promptTokenCount") + count_of(report, "toolUsePromptTokenCount")
+    cached = count_of(report, "cachedContentTokenCount")
     audio = _of(report, "promptTokensDetails", "AUDIO") + _of(report, "toolUsePromptTokensDetails", "AUDIO")
     if report.get("cacheTokensDetails"):
         audio = max(0, audio - _of(report, "cacheTokensDetails", "AUDIO"))
     elif cached <= read:
         # Nobody says what the cache held: as little audio as the numbers allow.
         audio = min(audio, read - cached)
-    candidates, thoughts = _count(report, "candidatesTokenCount"), _count(report, "thoughtsTokenCount")
-    total = _count(report, "totalTokenCount") or read + candidates + thoughts
+    candidates, thoughts = count_of(report, "candidatesTokenCount"), count_of(report, "thoughtsTokenCount")
+    total = count_of(report, "totalTokenCount") or read + candidates + thoughts
     thoughts += max(0, total - read - candidates - thoughts)
     return _Tally(
         read=read,
@@ -130,15 +128,5 @@ def _of(report: Mapping[str, Any], name: str, modality: str) -> int:
     if parts is None:
         return 0
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise _NoCount
-    return sum(_count(part, "tokenCount") for part in parts if part.get("modality") == modality)
-
-
-def _count(parts: Mapping[str, Any], name: str) -> int:
-    value = parts.get(name)
-    if value is None:
-        return 0
-    # `type is` and not isinstance: True is an int to Python, not to a meter.
-    if type(value) is not int or value < 0:
-        raise _NoCount
-    return value
+        raise ImpossibleCount
+    return sum(count_of(part, "tokenCount") for part in parts if part.get("modality") == modality)
