@@ -283,9 +283,7 @@ class Pipeline:
         self, call: Call, admitted: Admitted, content_type: str, exchange: Exchange, responder: Responder
     ) -> Ending | None:
         """An answer read whole, metered, booked, then sent as it came."""
-        body = await self._read_whole(exchange, self._settings.answer_bytes_max)
-        if (key := self._key(admitted)) and key.encode("latin-1") in body:
-            body = redact_bytes(body, key)
+        body = await self._read_answer(admitted, exchange)
         self._dialler.note_success(admitted)
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
@@ -382,9 +380,7 @@ class Pipeline:
         self, admitted: Admitted, chat: ChatRequest, exchange: Exchange
     ) -> tuple[dict[str, object] | None, Metered, str | None]:
         """The answer (None if it is none), what it consumed, and why it does not match its schema."""
-        body = await self._read_whole(exchange, self._settings.answer_bytes_max)
-        if (key := self._key(admitted)) and key.encode("latin-1") in body:
-            body = redact_bytes(body, key)
+        body = await self._read_answer(admitted, exchange)
         parsed = _parse_answer(body)
         metered = None if parsed is None else chat.meter(parsed, admitted.model, admitted.row)
         if parsed is None or metered is None or not metered.is_answer:
@@ -464,6 +460,12 @@ class Pipeline:
     def _key(self, admitted: Admitted) -> str:
         """What must never reach a client; empty for a provider without a key."""
         return self._provider_keys.get(admitted.row.name, "")
+
+    async def _read_answer(self, admitted: Admitted, exchange: Exchange) -> bytes:
+        """A whole answer; without the provider's key, should it quote that."""
+        body = await self._read_whole(exchange, self._settings.answer_bytes_max)
+        key = self._key(admitted)
+        return redact_bytes(body, key) if key and key.encode("latin-1") in body else body
 
     async def _read_whole(self, exchange: Exchange, bytes_max: int) -> bytes:
         """The whole body, bounded for itself and for all that the process buffers together."""
