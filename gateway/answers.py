@@ -225,6 +225,15 @@ def _is_bad_key(status: int, error: dict[str, Any] | None) -> bool:
     return isinstance(message, str) and "API key not valid" in message
 
 
+def parse_answer(body: bytes) -> dict[str, Any] | None:
+    """A provider's whole answer, if it is a JSON object."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
 def redact(text: str, provider_key: str) -> str:
     """Without the provider's key and without anything that looks like one."""
     if provider_key:

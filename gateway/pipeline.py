@@ -22,6 +22,7 @@ from gateway.answers import (
     ERROR_BYTES_MAX,
     denied,
     limit_headers,
+    parse_answer,
     provider_refusal,
     redact_bytes,
     upstream_headers,
@@ -33,6 +34,7 @@ from gateway.booking import Booking
 from gateway.calls import OPENAI_SHAPE, Call, Calls, ClientShape
 from gateway.catalog import ProviderRow
 from gateway.chat import ChatRequest
+from gateway.checked_answers import CheckedAnswers
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
 from gateway.dialling import Dialler, log_failure
@@ -40,7 +42,7 @@ from gateway.endings import internal_error, of_failure, of_interrupt, of_stream,
 from gateway.errors import DO_NOT_RETRY, GatewayError, RequestError, StoreError
 from gateway.ledger.records import Ledger, Outcome
 from gateway.logs import log_request
-from gateway.metering import NOTHING, Ending, Metered
+from gateway.metering import NOTHING, Ending
 from gateway.metrics import Metrics
 from gateway.model_request import NOTHING_OUTGOING, Answered, ModelRequest
 from gateway.pricing import usd
@@ -48,7 +50,6 @@ from gateway.providers.base import Deadlines, Exchange, UpstreamFailure
 from gateway.providers.translated import Untranslatable
 from gateway.pump import Pump
 from gateway.relay import EVENT_STREAM, Guard, Relay
-from gateway.request_fields import dump_body
 from gateway.responder import Header, Responder
 from gateway.routing import Deployments
 from gateway.schema_checker import SchemaChecker
@@ -89,7 +90,6 @@ class Pipeline:
         self._counters = counters
         self._ledger = ledger
         self._calls = calls
-        self._schema_checker = schema_checker
         self._metrics = metrics
         self._booking = Booking(ledger=ledger, counters=counters, metrics=metrics)
         self._dialler = Dialler(
@@ -103,6 +103,9 @@ class Pipeline:
                 settings.total_timeout_s,
             ),
             answer_bytes_max=settings.answer_bytes_max,
+        )
+        self._checked_answers = CheckedAnswers(
+            dialler=self._dialler, booking=self._booking, checker=schema_checker, read_answer=self._read_answer
         )
         self._trusted_proxies = trusted_proxies
         self._buffered_bytes = 0
@@ -270,6 +273,7 @@ class Pipeline:
         call.forbid_interrupts()
         admitted.status = error.status
         if admitted.paid:
+            admitted.upstream_request_id = upstream_request_id(exchange.headers, key)
             error.headers.update(DO_NOT_RETRY)  # an SDK would pay for the first attempt again
         await self._booking.end(call, admitted, Ending(NOTHING, "upstream_refused", error))
         headers = [*self._answer_headers(call, admitted), _JSON]
@@ -288,7 +292,7 @@ class Pipeline:
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
         request, model = admitted.request, admitted.model
-        parsed = _parse_answer(body)
+        parsed = parse_answer(body)
         if parsed is not None:
             metered, head = request.meter(parsed, model, admitted.row), _JSON
         else:
@@ -319,29 +323,15 @@ class Pipeline:
         self, call: Call, admitted: Admitted, chat: ChatRequest, exchange: Exchange, responder: Responder
     ) -> Ending | None:
         """A chat completion that has to match a schema its provider does not enforce: checked, and mended once."""
-        request, model, row = admitted.request, admitted.model, admitted.row
-        answered_by = exchange.headers
-        parsed, metered, flaw = await self._read_checked(admitted, chat, exchange)
-        if parsed is not None and flaw is not None and not responder.is_gone:
-            failed = Ending(metered, "upstream_invalid", schema_mismatch())
-            self._booking.keep_attempt(call, admitted, failed)
-            admitted.reported = None
-            exchange.close()
-            assert chat.structured is not None  # noqa: S101 -- that is why it is checked
-            first = request.outgoing(model, row)
-            asked = chat.structured.repair(orjson.loads(first.body), parsed, flaw)
-            admitted.outgoing = first._replace(body=dump_body(asked))
-            call.forget_dial()
-            assert call.hold is not None  # noqa: S101 -- the first attempt waited for it
-            second = await self._dialler.open(call, admitted, call.hold)
-            answered_by = second.headers
+        request, model = admitted.request, admitted.model
+        parsed, metered, flaw, answered_by, refusal = await self._checked_answers.read(
+            call, admitted, chat, exchange, responder
+        )
+        if refusal is not None:
             try:
-                admitted.upstream_request_id = upstream_request_id(second.headers, self._key(admitted))
-                if second.status >= 300:
-                    return await self._relay_refusal(call, admitted, second, responder)
-                parsed, metered, flaw = await self._read_checked(admitted, chat, second)
+                return await self._relay_refusal(call, admitted, refusal, responder)
             finally:
-                second.close()
+                refusal.close()
         call.first_byte_at = time.monotonic()
         call.forbid_interrupts()
         if parsed is None or flaw is not None:
@@ -363,7 +353,7 @@ class Pipeline:
         admitted.status = 200
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
         cost = await self._booking.end(call, admitted, Ending(metered, outcome))
-        answer = None if request.is_streaming else parsed if translator is None else _parse_answer(body)
+        answer = None if request.is_streaming else parsed if translator is None else parse_answer(body)
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, answer)) or body
         headers = [*self._answer_headers(call, admitted), *upstream_headers(answered_by, self._key(admitted))]
@@ -375,24 +365,6 @@ class Pipeline:
             headers.append(_JSON)
             await responder.send(200, headers, body)
         return None
-
-    async def _read_checked(
-        self, admitted: Admitted, chat: ChatRequest, exchange: Exchange
-    ) -> tuple[dict[str, object] | None, Metered, str | None]:
-        """The answer (None if it is none), what it consumed, and why it does not match its schema."""
-        body = await self._read_answer(admitted, exchange)
-        parsed = _parse_answer(body)
-        metered = None if parsed is None else chat.meter(parsed, admitted.model, admitted.row)
-        if parsed is None or metered is None or not metered.is_answer:
-            return None, metered or unanswered(admitted), None
-        admitted.reported = metered  # owed whatever becomes of the check
-        assert chat.structured is not None  # noqa: S101 -- that is why it is checked
-        try:
-            flaw = await chat.structured.checked(parsed, self._schema_checker, admitted.hold.attribution.creator)
-        except StoreError as error:
-            # It is paid for; an SDK must not pay again, and the books must not take it for an undialled call.
-            raise GatewayError(error.message, status=503, code=error.code, headers=DO_NOT_RETRY) from error
-        return parsed, metered, flaw
 
     async def _relay_stream(
         self, call: Call, admitted: Admitted, relay: Relay, exchange: Exchange, responder: Responder
@@ -465,6 +437,8 @@ class Pipeline:
         """A whole answer; without the provider's key, should it quote that."""
         body = await self._read_whole(exchange, self._settings.answer_bytes_max)
         key = self._key(admitted)
+        if admitted.paid:  # a repair has an id of its own
+            admitted.upstream_request_id = upstream_request_id(exchange.headers, key)
         return redact_bytes(body, key) if key and key.encode("latin-1") in body else body
 
     async def _read_whole(self, exchange: Exchange, bytes_max: int) -> bytes:
@@ -554,11 +528,3 @@ def _look_at(hold: "asyncio.Future[None]") -> None:
     """An error that is not looked at would be logged as forgotten."""
     if not hold.cancelled():
         hold.exception()
-
-
-def _parse_answer(answer: bytes) -> dict[str, object] | None:
-    try:
-        parsed = orjson.loads(answer)
-    except orjson.JSONDecodeError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
