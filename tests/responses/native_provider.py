@@ -70,7 +70,7 @@ class NativeProvider:
                     await writer.drain()
                     break
         except (EOFError, ConnectionError):
-            pass
+            pass  # the gateway hung up, as it does with a connection it no longer needs
         finally:
             writer.close()
 
