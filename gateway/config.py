@@ -3,11 +3,15 @@
 A wrong value stops the start: `load_settings` raises `ConfigError` with the variable's name and what to do.
 """
 
+import base64
+import binascii
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import ConfigError
@@ -16,6 +20,8 @@ _SAMPLE_KEYS = frozenset(
     "admin adminkey admin-key changeme change-me password secret example sample test-key your-admin-key".split()
 )
 _KEY_CHARS_MIN = 8
+_SIGNING_BYTES = 24, 64
+"""What Standard Webhooks (its specification, version 1) asks of a secret."""
 
 
 class Settings(BaseSettings):
@@ -66,6 +72,61 @@ class Settings(BaseSettings):
     assets_bytes_max: int = Field(10 * 2**30, ge=1024, description="Images of all creators together; likewise.")
     generation_history: bool = Field(
         True, description="Whether prompts and models of images are kept for `/v1/generations`."
+    )
+
+    cache_bytes_max: int = Field(
+        256 * 2**20, ge=0, description="Kept answers together; above it those unused longest go. 0: no cache."
+    )
+    cache_answer_bytes_max: int = Field(8 * 2**20, ge=1024, description="Largest answer that is kept.")
+    cache_chat_ttl_s: int = Field(3_600, ge=0, description="How long an answer of a chat is kept; 0: not at all.")
+    cache_completion_ttl_s: int = Field(604_800, ge=0, description="Likewise a text completion.")
+    cache_embedding_ttl_s: int = Field(2_592_000, ge=0, description="Likewise an embedding.")
+    cache_image_ttl_s: int = Field(7_776_000, ge=0, description="Likewise an image.")
+    cache_image_prompts: Literal["exact", "normalised"] = Field(
+        "exact",
+        description="`normalised`: prompts of images that differ in case, spaces or a last full stop are the same.",
+    )
+
+    idempotency_ttl_s: int = Field(
+        86_400, ge=60, le=30 * 86_400, description="How long an `Idempotency-Key` stands for its first call."
+    )
+    idempotency_answer_bytes_max: int = Field(2**20, ge=0, description="Largest answer that is kept for a repetition.")
+    idempotency_bytes_max: int = Field(
+        2**30, ge=0, description="Answers kept for repetitions together; above it the oldest go."
+    )
+
+    notices_every_s: float = Field(5.0, ge=0.05, le=3_600, description="How often it is looked for what to tell.")
+    notice_day_cost_usd: Decimal | None = Field(
+        Decimal(200), ge=0, decimal_places=9, description="A day's cost of all creators that is told. `none`: never."
+    )
+    notice_error_percent: Decimal | None = Field(
+        Decimal(5), ge=0, le=100, decimal_places=2, description="Share of failed calls that is told. `none`: never."
+    )
+    notice_key_expiry_days: int = Field(7, ge=0, le=365, description="How long before a virtual key ends it is told.")
+    webhook_url: str | None = Field(
+        None, description="Where notices are posted, signed by the Standard Webhooks rules."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="`whsec_` and base64, 24 to 64 bytes. Unset: made of the root secret; `gateway notices secret`.",
+    )
+    slack_webhook_url: SecretStr | None = Field(
+        None, description="An incoming webhook of Slack, or of what reads its format."
+    )
+    smtp_url: SecretStr | None = Field(
+        None, description="`smtps://user:password@host[:port]`, or `smtp://` with STARTTLS. For notices by mail."
+    )
+    mail_from: str | None = Field(None, description="Sender of notices.")
+    mail_to: str = Field("", description="Who gets notices, comma-separated.")
+
+    anomaly_factor: Decimal = Field(
+        Decimal(6), gt=0, le=1_000, decimal_places=2, description="How many deviations above the median are unusual."
+    )
+    anomaly_hours_min: int = Field(24, ge=2, le=10_000, description="Hours with calls before anything is unusual.")
+    anomaly_history_days: int = Field(14, ge=1, le=90, description="How far back the usual reaches.")
+    anomaly_requests_min: int = Field(100, ge=0, description="Requests in an hour that are never unusual.")
+    anomaly_cost_usd_min: Decimal = Field(
+        Decimal(1), ge=0, decimal_places=9, description="Cost of an hour that is never unusual."
     )
 
     body_bytes_max: int = Field(32 * 2**20, ge=1024, description="Largest request body; above it 413.")
@@ -124,6 +185,44 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("notice_day_cost_usd", "notice_error_percent", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() == "none" else value
+
+    @field_validator("webhook_url", "slack_webhook_url")
+    @classmethod
+    def _web_address(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if text is not None and not _has_host(text, ("http", "https")):
+            raise ValueError("must be http://host[:port]/path or https://...")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                size = len(base64.b64decode(value.get_secret_value().removeprefix("whsec_"), validate=True))
+            except (binascii.Error, ValueError):
+                size = 0
+            if not _SIGNING_BYTES[0] <= size <= _SIGNING_BYTES[1]:
+                raise ValueError("must be `whsec_` and the base64 of 24 to 64 random bytes")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _has_host(value.get_secret_value(), ("smtp", "smtps")):
+            raise ValueError("must be smtp://[user:password@]host[:port] or smtps://...")
+        return value
+
+    @model_validator(mode="after")
+    def _mail_is_whole(self) -> "Settings":
+        if self.smtp_url is not None and not (self.mail_from and self.mail_to.strip(", ")):
+            raise ValueError("GATEWAY_SMTP_URL needs GATEWAY_MAIL_FROM and GATEWAY_MAIL_TO")
+        return self
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str | None) -> str | None:
@@ -153,9 +252,18 @@ def load_settings(**overrides: object) -> Settings:
     except ValidationError as exc:
         lines = []
         for error in exc.errors():
-            name = "GATEWAY_" + "_".join(str(part) for part in error["loc"]).upper()
-            lines.append(f"{name} {error['msg'].removeprefix('Value error, ')}")
+            name = "_".join(str(part) for part in error["loc"]).upper()
+            reason = error["msg"].removeprefix("Value error, ")
+            lines.append(f"GATEWAY_{name} {reason}" if name else reason)
         raise ConfigError("\n".join(lines)) from None
+
+
+def _has_host(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 _LITELLM_ENVIRONMENT = {

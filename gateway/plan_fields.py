@@ -24,7 +24,7 @@ from gateway.price_rows import (
 )
 from gateway.pricing import IMAGE_PREFIX, NANO_DIGITS, usd
 from gateway.toml_file import Table
-from policies.types import PAYERS, BudgetAction, Plan, ProviderLimits
+from policies.types import PAYERS, AnomalyAction, BudgetAction, CacheScope, CacheUse, Plan, ProviderLimits
 from policies.windows import WINDOWS
 
 UNLIMITED = "unlimited"
@@ -95,11 +95,14 @@ def _free_images(table: Table, key: str, plan: Plan) -> int:
     return table.count(key, at_least=0, at_most=COUNT_MAX) or 0
 
 
-def _budget_action(table: Table, key: str, plan: Plan) -> object:
-    value = table.data[key]
-    if value not in get_args(BudgetAction):
-        table.fault(f"must be one of {', '.join(get_args(BudgetAction))}", key)
-    return value
+def _word(allowed: tuple[str, ...]) -> Callable[[Table, str, Plan], object]:
+    def read(table: Table, key: str, plan: Plan) -> object:
+        value = table.data[key]
+        if value not in allowed:
+            table.fault(f"must be one of {', '.join(allowed)}", key)
+        return value
+
+    return read
 
 
 # Lists
@@ -305,7 +308,7 @@ PLAN_FIELDS: Mapping[str, PlanField] = {
     "quota_usd_per_month": PlanField("quota_nano_usd_per_month", _usd, _show_usd, is_limit=True),
     BUDGET: PlanField("budget_nano_usd_per_month", _budget, _show_usd, is_limit=True),
     "budget_hard_usd_per_month": PlanField("budget_hard_nano_usd_per_month", _usd, _show_usd, is_limit=True),
-    "when_budget_reached": PlanField("when_budget_reached", _budget_action, _same),
+    "when_budget_reached": PlanField("when_budget_reached", _word(get_args(BudgetAction)), _same),
     "free_images_per_day": PlanField("free_images_per_day", _free_images, _same),
     "payers": PlanField("payers", _payers, _show_list),
     "models": PlanField("models", _names(_MODEL), _show_names),
@@ -314,5 +317,8 @@ PLAN_FIELDS: Mapping[str, PlanField] = {
     "addresses": PlanField("addresses", _addresses, _show_list),
     "providers": PlanField("providers", _providers, _show_providers, is_limit=True),
     "prices": PlanField("prices", _prices, _show_prices),
+    "cache": PlanField("cache", _word(get_args(CacheUse)), _same),
+    "cache_scope": PlanField("cache_scope", _word(get_args(CacheScope)), _same),
+    "when_unusual": PlanField("when_unusual", _word(get_args(AnomalyAction)), _same),
 }
 """Every key of `[plans.NAME]`, in the order it is shown."""

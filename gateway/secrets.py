@@ -20,7 +20,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.config import Settings
 from gateway.errors import ConfigError
 
-Purpose = Literal["virtual-keys", "admin-keys", "fingerprint", "asset-links"]
+Purpose = Literal[
+    "virtual-keys",
+    "admin-keys",
+    "fingerprint",
+    "asset-links",
+    "cache-keys",
+    "cache-answers",
+    "idempotency-keys",
+    "idempotency-answers",
+    "webhooks",
+]
 
 SECRET_FILE = "secret"  # noqa: S105 -- the file's name
 VIRTUAL_KEY_PREFIX = "sk-gw"

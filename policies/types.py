@@ -22,6 +22,11 @@ PAYERS: tuple[Payer, ...] = ("free_images", "promo_credits", "credits", "quota")
 
 BudgetAction = Literal["downgrade", "deny", "downgrade_then_deny"]
 DowngradeChoice = Literal["possible", "impossible", "refused"]
+CacheUse = Literal["asked", "on", "never"]
+"""`asked`: kept answers are used where the call says so; `on`: unless it says otherwise; `never`: whatever it says."""
+CacheScope = Literal["creator", "shared"]
+"""Whose answers a creator may be given: its own, or those of everybody whose plan says `shared`."""
+AnomalyAction = Literal["notify", "throttle", "pause"]
 
 
 class Deny(NamedTuple):
@@ -151,6 +156,10 @@ class Plan:
     addresses: tuple[str, ...] | None = None
     """Networks in CIDR notation from which calls may come."""
     providers: Mapping[str, ProviderLimits] = field(default_factory=dict)
+    cache: CacheUse = "asked"
+    cache_scope: CacheScope = "creator"
+    when_unusual: AnomalyAction = "notify"
+    """What is done about an hour out of the usual, beside telling it."""
     prices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What this account owes instead of the catalog's price, by model: pico-dollars by price field, or `credits`."""
     is_overridden: bool = field(default=False, compare=False)

@@ -20,7 +20,7 @@ from gateway.usage import PIECE_NAMES, PIECES_OF_ENDPOINT, Usage
 
 __all__ = ["ENTRY_FIELDS", "csv_header", "csv_line", "entry_json", "explained_json", "sums_json"]
 
-_AMOUNTS = frozenset({"cost_usd", "charge_usd"})
+_AMOUNTS = frozenset({"cost_usd", "charge_usd", "saved_usd"})
 """Decimal strings that we made: numbers, whatever they start with."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NEEDS_QUOTES = frozenset('",\r\n')
@@ -58,6 +58,8 @@ def entry_json(row: Row) -> Row:
         "payer": row["payer"],
         "payer_unit": row["payer_unit"],
         "payer_amount": row["payer_amount"],
+        "saved_nano_usd": row["saved_nano_usd"],
+        "saved_usd": usd(row["saved_nano_usd"]),
         "usage_source": row["usage_source"],
         "outcome": row["outcome"],
         "flags": row["flags"].split(",") if row["flags"] else [],
@@ -99,6 +101,8 @@ def sums_json(row: Mapping[str, Any]) -> Row:
         "cost_usd": usd(row["cost_nano_usd"]),
         "charge_nano_usd": row["charge_nano_usd"],
         "charge_usd": usd(row["charge_nano_usd"]),
+        "saved_nano_usd": row["saved_nano_usd"],
+        "saved_usd": usd(row["saved_nano_usd"]),
     }
 
 

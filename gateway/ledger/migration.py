@@ -13,8 +13,8 @@ from gateway.ledger.readers import read_only_uri
 
 __all__ = ["HEAD", "migrate", "require_current", "stored_version"]
 
-HEAD = "0003"
-_KNOWN = (None, "0001", "0002", "0003")
+HEAD = "0004"
+_KNOWN = (None, "0001", "0002", "0003", "0004")
 """Every version there ever was, oldest first; None is an empty file."""
 _LOCK_TIMEOUT_S = 60.0
 _SCRIPTS = Path(__file__).parent / "migrations"

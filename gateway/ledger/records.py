@@ -63,6 +63,16 @@ class Route(NamedTuple):
     """`nano_usd`, `image` or `credit`: the unit of `payer_amount`."""
 
 
+class Reservation(NamedTuple):
+    """An `Idempotency-Key` that is this call's from the moment its hold is durable."""
+
+    id: str
+    """HMAC of virtual key, creator and the caller's value."""
+    fingerprint: str
+    """Of method, path and body."""
+    expires_at: datetime
+
+
 class Hold(NamedTuple):
     """Money set aside for one call. `id` is the request id. Durable before any request byte goes upstream."""
 
@@ -82,6 +92,8 @@ class Hold(NamedTuple):
     """Why another model than the requested one serves the call: the limit's name; empty where none does."""
     decision: str = ""
     """JSON: the limits as they stood when this call took its share, and what led here (`gateway.decision`)."""
+    reservation: Reservation | None = None
+    """Written with the hold, or the hold is refused."""
 
 
 class Entry(NamedTuple):
@@ -119,6 +131,8 @@ class Entry(NamedTuple):
     """As in the hold."""
     decision: str = ""
     """As in the hold, whose copy it is."""
+    saved_nano_usd: int = 0
+    """What a cached answer cost when it was bought; 0 unless `cached`."""
 
 
 class Ledger(Protocol):
@@ -132,8 +146,10 @@ class Ledger(Protocol):
         """
         ...
 
-    async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:
+    async def settle(self, hold_id: str, entries: Sequence[Entry], *, frees: str = "") -> None:
         """Ends the hold and posts `entries` in one transaction; returns when it survives a power cut.
+
+        `frees` is the id of a reservation that goes with it: the call cost nothing, and may be made anew.
 
         Exactly one caller ends a hold: for the others (a sweeper that came first) this posts nothing and returns.
         """

@@ -22,7 +22,9 @@ _FINE_OUTCOMES = frozenset({"ok", "client_gone"})
 
 _KEY = itemgetter(*(ENTRY_COLUMNS.index(name) for name in USAGE_DAILY_KEY))
 _BUCKETS = slice(ENTRY_COLUMNS.index(Usage._fields[0]), ENTRY_COLUMNS.index(Usage._fields[-1]) + 1)
-_FINAL_AND_MONEY = itemgetter(*map(ENTRY_COLUMNS.index, ("final", "cost_nano_usd", "charge_nano_usd", "payer_amount")))
+_FINAL_AND_MONEY = itemgetter(
+    *map(ENTRY_COLUMNS.index, ("final", "cost_nano_usd", "charge_nano_usd", "payer_amount", "saved_nano_usd"))
+)
 _DAY, _CREATOR, _FEATURE, _AGENT = map(USAGE_DAILY_KEY.index, ("period_day", "creator", "feature", "agent"))
 _OUTCOME, _KIND = USAGE_DAILY_KEY.index("outcome"), USAGE_DAILY_KEY.index("kind")
 
@@ -89,12 +91,12 @@ class Rollups:
         self._sums: dict[tuple[Any, ...], tuple[int, ...]] = {}
 
     def add(self, row: Sequence[Any]) -> None:
-        """Adds one row of `entries`, its columns in the order of the table; it may end before `decision`."""
+        """Adds one row of `entries`, its columns in the order of the table."""
         key = self._names.fold(_KEY(row))
-        final, cost, charge, payer_amount = _FINAL_AND_MONEY(row)
+        final, cost, charge, payer_amount, saved = _FINAL_AND_MONEY(row)
         is_call = 1 if final and key[_KIND] == "usage" else 0
         is_error = 1 if is_call and key[_OUTCOME] not in _FINE_OUTCOMES else 0
-        sums = (is_call, 1, *row[_BUCKETS], cost, charge, payer_amount, is_error)
+        sums = (is_call, 1, *row[_BUCKETS], cost, charge, payer_amount, is_error, saved)
         before = self._sums.get(key)
         self._sums[key] = sums if before is None else tuple(map(add, before, sums))
 

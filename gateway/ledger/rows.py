@@ -12,7 +12,7 @@ from gateway.ledger.periods import ms_of, period_of
 from gateway.ledger.records import Attribution, Entry, Hold, Route
 from gateway.usage import Usage
 
-__all__ = ["attribution_of_hold", "entry_row", "hold_row", "orphan_usage_of_hold", "route_of"]
+__all__ = ["attribution_of_hold", "entry_row", "hold_row", "orphan_usage_of_hold", "reservation_row", "route_of"]
 
 _ADMITTED_AT = Attribution._fields.index("admitted_at")  # the last one, as `request_id` is the first
 _LABELS = itemgetter(*Attribution._fields[1:_ADMITTED_AT])
@@ -73,6 +73,26 @@ def entry_row(entry: Entry, id: str, created_at: int, corrects: str | None = Non
         entry.variant,
         entry.charge_price_version,
         entry.decision,
+        entry.saved_nano_usd,
+    )
+
+
+def reservation_row(hold: Hold, now_ms: int) -> tuple[Any, ...]:
+    """In the order of the table's columns; only of a hold that has a reservation."""
+    attribution, reservation = hold.attribution, hold.reservation
+    assert reservation is not None  # noqa: S101 -- the caller looked
+    return (
+        reservation.id,
+        reservation.fingerprint,
+        attribution.request_id,
+        attribution.account_id,
+        attribution.creator,
+        now_ms,
+        ms_of(reservation.expires_at),
+        "open",
+        0,  # status
+        0,  # size_bytes
+        None,  # answer
     )
 
 

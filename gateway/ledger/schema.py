@@ -11,16 +11,20 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Dialect,
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    case,
+    literal_column,
     text,
 )
 from sqlalchemy.sql.elements import TextClause
@@ -95,6 +99,7 @@ def _buckets(prefix: str = "") -> list[Column[Any]]:
 
 IS_CORRECTION = text("corrects IS NOT NULL")
 IS_CREDITS = text("payer IN ('credits', 'promo_credits')")
+IS_PENDING = text("state = 'pending'")
 IS_CREDITS_ENTRY = text("entries.payer IN ('credits', 'promo_credits')")
 """Conditions of partial indexes, the last one for joins. A query uses such an index only if it says the same words,
 without bound values."""
@@ -135,6 +140,7 @@ virtual_keys = _table(
     Column("default_plan", Text),  # of creators whom a key with the scope `act_for` brings along
     # The first of the keys it replaced, by rotation: on whose counters its own limits are counted. Null: its own.
     Column("limits_id", Text),
+    _instant("paused_at", nullable=True),  # its calls are refused until an admin resumes it
     UniqueConstraint("digest"),
     Index(None, "creator_id"),  # the foreign key's own look-up, and the list of one creator's keys
 )
@@ -196,8 +202,10 @@ entries = _table(
     Column("corrects", Text),  # id of the entry a refund, an adjustment or an expiry is about
     _text("variant", default=""),
     _text("charge_price_version", default=""),
-    # Last, for it is the longest and seldom asked for: in a large row it lies on pages that other readers never touch.
+    # After all that lists show, for it is the longest and seldom asked for: in a large row it lies on pages that other
+    # readers never touch.
     _text("decision", default=""),
+    _number("saved_nano_usd", default=0),  # what a cached answer cost when it was bought
     # A call is booked once, whatever goes wrong above; also finds an entry by its answer's x-request-id.
     UniqueConstraint("request_id", "attempt"),
     # One creator's latest entries, the commonest page, without a walk through everybody's.
@@ -233,12 +241,13 @@ USAGE_DAILY_SUMS = (
     "charge_nano_usd",
     "payer_amount",
     "errors",  # calls that ended neither `ok` nor `client_gone`
+    "saved_nano_usd",
 )
 
 usage_daily = _table(
     "usage_daily",
     *(_flag(name) if name == "cached" else _text(name) for name in USAGE_DAILY_KEY),
-    *(_number(name) for name in USAGE_DAILY_SUMS),
+    *(_number(name, default=0 if name == "saved_nano_usd" else None) for name in USAGE_DAILY_SUMS),
     PrimaryKeyConstraint(*USAGE_DAILY_KEY),  # the day first: every question about sums names a range of days
     # One creator's own sums, which creators ask for again and again; a row's key is written here once, not its sums.
     Index(None, "creator", "period_day"),
@@ -366,9 +375,95 @@ assets = _table(
     Index(None, "creator"),
 )
 
+idempotency = _table(
+    "idempotency",  # calls that came with an `Idempotency-Key`, and what they were answered
+    Column("id", Text, primary_key=True),  # HMAC of virtual key, creator and the caller's value
+    _text("fingerprint"),  # of method, path and body
+    _text("request_id"),  # of the call it stands for
+    _text("account_id"),
+    _text("creator"),
+    _instant("created_at"),
+    _instant("expires_at"),
+    _text("state"),  # `open`, `kept`, `too_large` or `dropped`
+    _number("status", default=0),  # of the answer
+    _number("size_bytes", default=0),  # of `answer`
+    Column("answer", LargeBinary),  # sealed: headers and body; null unless it is kept
+    Index(None, "expires_at"),
+    Index(None, "creator"),
+)
+
+notices = _table(
+    "notices",  # what people are told about money and trouble: once for each `once`, for ever
+    Column("id", Text, primary_key=True),  # grows with time, as those of entries
+    _text("kind"),  # `quota.80_percent`
+    _text("once"),  # kind, subject and period: what must not be told twice
+    _text("creator", default=""),
+    _text("message"),  # one sentence for people
+    _text("data"),  # JSON object: the figures
+    _instant("created_at"),
+    UniqueConstraint("once"),
+    Index(None, "creator", "id"),
+)
+
+notice_deliveries = _table(
+    "notice_deliveries",  # the outbox: a row for each notice and place it goes to
+    _text("notice_id", ForeignKey("notices.id", ondelete="CASCADE")),
+    _text("target"),  # `webhook`, `slack` or `mail`
+    _text("state"),  # `pending`, `delivered` or `given_up`
+    _number("attempts", default=0),
+    _instant("next_at"),  # when it is tried next, or was ended
+    _text("error", default=""),  # of the last attempt: a word, or a status
+    PrimaryKeyConstraint("notice_id", "target"),
+    _partial_index("ix_notice_deliveries_pending", "next_at", where=IS_PENDING),
+)
+
+usage_hourly = _table(
+    "usage_hourly",  # what was posted in each hour, summed from entries in the background: what is usual
+    _text("hour"),  # YYYY-MM-DDTHH of `created_at`, UTC
+    _text("creator"),
+    _text("feature"),
+    _text("key_id"),
+    _number("calls"),
+    _number("cost_nano_usd"),
+    PrimaryKeyConstraint("hour", "creator", "feature", "key_id"),
+    Index(None, "creator", "feature", "hour"),
+)
+
+anomalies = _table(
+    "anomalies",  # hours that were out of the usual, with the figures that made them so
+    Column("id", Text, primary_key=True),  # grows with time
+    _text("creator"),
+    _text("feature"),
+    _text("metric"),  # `calls` or `cost_nano_usd`
+    _text("hour"),
+    _number("value"),  # when it was found
+    _number("median"),
+    _number("deviation"),  # median absolute deviation
+    _number("threshold"),
+    _number("hours"),  # how many the median is of
+    _text("action"),  # `notify`, `throttle` or `pause`
+    _text("details", default="{}"),  # JSON object: what the action did
+    _instant("created_at"),
+    UniqueConstraint("creator", "feature", "metric", "hour"),
+    Index(None, "creator", "id"),
+)
+
+throttles = _table(
+    "throttles",  # creators who are slowed down for a while
+    Column("creator", Text, primary_key=True),
+    _number("requests_per_minute"),
+    _instant("until_at"),
+    _text("anomaly_id", default=""),
+)
+
 meta = _table("meta", Column("key", Text, primary_key=True), _text("value"))
 
 HOLD_COLUMNS = tuple(column.name for column in holds.columns)
 ENTRY_COLUMNS = tuple(column.name for column in entries.columns)
-ENTRY_FACTS = tuple(column for column in entries.columns if column.name != "decision")
-"""What lists select of an entry, in the same order: everything but why it was admitted as it was."""
+_INSTEAD: dict[str, ColumnElement[Any]] = {
+    "decision": literal_column("''").label("decision"),
+    "saved_nano_usd": case((entries.c.cached.is_(True), entries.c.saved_nano_usd), else_=0).label("saved_nano_usd"),
+}
+ENTRY_FACTS = tuple(_INSTEAD.get(column.name, column) for column in entries.columns)
+"""What lists select of an entry, in the same order: everything but why it was admitted as it was, which is empty. What
+lies behind that is read only where there can be any."""

@@ -1,8 +1,8 @@
 """The writer thread's side: a batch of holds and settles becomes one transaction, everything else one of its own.
 
 One batch, in this order:
-1. insert its holds;
-2. delete the holds its settles end; a settle whose hold somebody else ended posts nothing;
+1. insert its holds, and the idempotency keys reserved with them;
+2. delete the holds its settles end, and the keys they free; a settle whose hold somebody else ended posts nothing;
 3. insert the entries of the settles that ended a hold, with ids in the order of the batch;
 4. add their sums to the rollups;
 5. commit: durable against a power cut if there was a settle in it, else against the end of the process.
@@ -25,8 +25,8 @@ from gateway.ledger.ids import EntryIds
 from gateway.ledger.periods import now_ms
 from gateway.ledger.records import Entry, Hold
 from gateway.ledger.rollups import NameBook, Rollups
-from gateway.ledger.rows import entry_row, hold_row
-from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, holds, usage_daily
+from gateway.ledger.rows import entry_row, hold_row, reservation_row
+from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, holds, idempotency, usage_daily
 from gateway.ledger.statements import many_rows, upsert_adding
 
 __all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work", "connect"]
@@ -42,6 +42,8 @@ _IDS_A_DELETE = 64
 
 _HOLDS = many_rows(holds)
 _ENTRIES = many_rows(entries)
+_RESERVATIONS = many_rows(idempotency)
+_FREE = "DELETE FROM idempotency WHERE id = ? AND request_id = ?"
 _USAGE = upsert_adding(usage_daily, USAGE_DAILY_KEY, USAGE_DAILY_SUMS)
 _NAMES = "SELECT DISTINCT creator, feature, agent FROM usage_daily WHERE period_day = ?"
 _LAST_ID = "SELECT max(id) FROM entries"
@@ -73,12 +75,16 @@ class HoldWork(Work):
 
 
 class SettleWork(Work):
-    __slots__ = ("entries", "hold_id")
+    __slots__ = ("entries", "frees", "hold_id")
 
-    def __init__(self, hold_id: str, entries: Sequence[Entry], on_done: Any, submitted_at: float) -> None:
+    def __init__(
+        self, hold_id: str, entries: Sequence[Entry], on_done: Any, submitted_at: float, frees: str = ""
+    ) -> None:
         super().__init__(on_done, submitted_at)
         self.hold_id = hold_id
         self.entries = entries
+        self.frees = frees
+        """The id of a reservation that ends with the hold; empty for none."""
 
 
 class TaskWork(Work):
@@ -205,8 +211,15 @@ class Transactions:
         if new:
             created_at = now_ms()
             _HOLDS.run(self.connection, [hold_row(hold, self._instance_id, created_at) for hold in new])
+            reservations = [reservation_row(hold, created_at) for hold in new if hold.reservation is not None]
+            if reservations:
+                _RESERVATIONS.run(self.connection, reservations)
         if settles:
-            self.post(entry for work in end(settles) for entry in work.entries)
+            ended = end(settles)
+            self.post(entry for work in ended for entry in work.entries)
+            for work in ended:
+                if work.frees:
+                    self.connection.execute(_FREE, (work.frees, work.hold_id)).close()
 
     def _end_all_holds(self, settles: Sequence[SettleWork]) -> Sequence[SettleWork]:
         """Nearly always each hold is there, and counting is enough: one step, however many holds there are."""
@@ -242,6 +255,9 @@ class Transactions:
         return None
 
     def _refuse(self, work: Work, exc: Exception) -> None:
+        if isinstance(work, HoldWork) and work.hold.reservation is not None and isinstance(exc, sqlite3.IntegrityError):
+            work.error = Conflict("Another call has this idempotency key.")  # which the caller hears as such
+            return
         work.error = store_error(exc)
         request_id = work.hold_id if isinstance(work, SettleWork) else None
         if isinstance(work, HoldWork):

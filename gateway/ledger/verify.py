@@ -120,6 +120,8 @@ class _Verification:
 
     def _check_call(self, entry: Mapping[str, Any], usage: Usage) -> None:
         is_crashed = entry["outcome"] == "crashed"
+        if entry["saved_nano_usd"] and not entry["cached"]:
+            self._compare_one(entry, "saved_nano_usd", 0)
         cost = entry["cost_nano_usd"] if is_crashed else self._cost(entry, usage)
         self._compare_one(entry, "cost_nano_usd", cost)
         if entry["payer"] != "quota":

@@ -113,13 +113,15 @@ class Writer:
         """Returns when the hold survives kill -9. Raises `StoreError` as `begin_hold` does."""
         await self.begin_hold(hold)
 
-    async def settle(self, hold_id: str, entries: Sequence[Entry]) -> None:
+    async def settle(self, hold_id: str, entries: Sequence[Entry], *, frees: str = "") -> None:
         """Ends the hold and posts `entries` in one transaction; returns when that survives a power cut.
+
+        `frees` is the id of a reservation that ends with them: the call cost nothing, and may be made anew.
 
         Posts nothing when somebody else has ended the hold. Raises `StoreError` after `settle_timeout_s`: the entries are
         kept, and posted as soon as that is possible. Cancelling the caller does not cancel the settling.
         """
-        work = SettleWork(hold_id, entries, self._loop.create_future(), self._loop.time())
+        work = SettleWork(hold_id, entries, self._loop.create_future(), self._loop.time(), frees)
         self._submit(work)
         await work.on_done
 
@@ -265,7 +267,9 @@ class Writer:
                 future.set_exception(_own(work.error))
         elif isinstance(work, HoldWork) and work.is_given_up and work.error is None:
             # Its caller was told that it failed, and dialled nobody: nothing may be booked for it.
-            self._queue.append(SettleWork(work.hold.attribution.request_id, (), future, work.submitted_at))
+            hold = work.hold
+            frees = "" if hold.reservation is None else hold.reservation.id
+            self._queue.append(SettleWork(hold.attribution.request_id, (), future, work.submitted_at, frees))
 
     def _drop(self, works: Sequence[Work]) -> None:
         """Takes works out of the queue: they fail, and will not be done."""
