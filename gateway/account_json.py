@@ -36,6 +36,14 @@ def effective_plan_json(row: Row, plans: Mapping[str, Plan]) -> dict[str, Any] |
         return None
 
 
+def throttle_json(row: Row) -> dict[str, Any]:
+    return {
+        "requests_per_minute": row["requests_per_minute"],
+        "until_at": instant_text(row["until_at"]),
+        "anomaly_id": row["anomaly_id"] or None,
+    }
+
+
 def key_json(row: Row, now_ms: int) -> dict[str, Any]:
     return {
         "id": row["id"],
@@ -50,6 +58,7 @@ def key_json(row: Row, now_ms: int) -> dict[str, Any]:
         "created_at": instant_text(row["created_at"]),
         "expires_at": instant_text(row["expires_at"]),
         "revoked_at": instant_text(row["revoked_at"]),
+        "paused_at": instant_text(row["paused_at"]),
         "replaced_by": row["replaced_by"],
     }
 
@@ -91,6 +100,21 @@ def instant_text(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def bounded_json(value: Mapping[str, Any], param: str, bytes_max: int) -> str:
+    """As it is stored. Raises `RequestError` (400) naming `param` for what is too long or nested too deep."""
+    try:
+        text = json_text(value)
+    except orjson.JSONEncodeError as exc:
+        raise RequestError(f"`{param}` is nested too deep.", param=param, code="invalid_value") from exc
+    if len(text.encode()) > bytes_max:
+        raise RequestError(f"`{param}` is longer than {bytes_max} bytes as JSON.", param=param, code="invalid_value")
+    return text
+
+
+def json_text(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
 def _stored(overrides: str) -> Any:
     """None for what is no JSON: an admin must be able to see, and mend, the creators whose keys are refused for it."""
     try:
@@ -104,4 +128,6 @@ def _key_status(row: Row, now_ms: int) -> str:
         return "revoked"
     if row["expires_at"] is not None and row["expires_at"] <= now_ms:
         return "expired"
+    if row["paused_at"] is not None:
+        return "paused"
     return "active" if row["replaced_by"] is None else "replaced"

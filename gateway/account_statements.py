@@ -6,10 +6,10 @@ Instants are milliseconds since 1970. Every statement returns the rows it wrote;
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Executable, case, delete, func, insert, literal, null, or_, select, update
 
 from gateway.errors import RequestError
-from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
+from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
 from gateway.secrets import NewKey
 
 _NEW_KEY_COLUMNS = (
@@ -54,8 +54,9 @@ def update_creator(id: str, changes: dict[str, Any]) -> Executable:
     )
 
 
-def erase_creator(id: str, now: int) -> tuple[Executable, Executable]:
-    """The creator's row and its keys': what people may recognise goes, ids stay, the first instant of it too."""
+def erase_creator(id: str, now: int) -> tuple[Executable, ...]:
+    """The creator's row and its keys': what people may recognise goes, ids stay, the first instant of it too. Its throttle
+    goes."""
     creator = (
         update(creators)
         .where(creators.c.id == id)
@@ -67,7 +68,45 @@ def erase_creator(id: str, now: int) -> tuple[Executable, Executable]:
         .where(virtual_keys.c.creator_id == id)
         .values(revoked_at=_first_set(virtual_keys.c.revoked_at, now), name="")
     )
-    return creator, keys
+    return creator, keys, delete_throttle(id)
+
+
+def throttle_creator(
+    creator: str, requests_per_minute: int, until_at: int, anomaly_id: str, now: int
+) -> tuple[Executable, Executable, Executable]:
+    """The creator is slowed down to so many requests until then, or more and for longer where it is already.
+
+    Writes nothing when the creator is not there. One of the three statements returns the row.
+    """
+    there = throttles.c
+    ended = delete(throttles).where(there.creator == creator, there.until_at <= now)
+    is_stricter, is_longer = there.requests_per_minute > requests_per_minute, there.until_at < until_at
+    tightened = (
+        update(throttles)
+        .where(there.creator == creator)
+        .values(
+            requests_per_minute=case((is_stricter, requests_per_minute), else_=there.requests_per_minute),
+            until_at=case((is_longer, until_at), else_=there.until_at),
+            anomaly_id=case((or_(is_stricter, is_longer), anomaly_id), else_=there.anomaly_id),
+        )
+        .returning(*there)
+    )
+    source = select(
+        creators.c.id,
+        literal(requests_per_minute, there.requests_per_minute.type),
+        literal(until_at, there.until_at.type),
+        literal(anomaly_id, there.anomaly_id.type),
+    ).where(
+        creators.c.id == creator,
+        creators.c.deleted_at.is_(None),
+        ~select(there.creator).where(there.creator == creator).exists(),
+    )
+    columns = [column.name for column in there]
+    return ended, tightened, insert(throttles).from_select(columns, source).returning(*there)
+
+
+def delete_throttle(creator: str) -> Executable:
+    return delete(throttles).where(throttles.c.creator == creator).returning(*throttles.c)
 
 
 def insert_key(
@@ -102,7 +141,8 @@ def insert_key(
 
 
 def insert_successor(key: NewKey, digest: str, replaced: str, now: int) -> Executable:
-    """A key like `replaced`, which goes on with its counters: what was used of the key's own limits stays used.
+    """A key like `replaced`, which goes on with its counters: what was used of the key's own limits stays used. Nor does
+    it end a pause.
 
     Inserts nothing when that one is not live, or has a successor already.
     """
@@ -121,13 +161,15 @@ def insert_successor(key: NewKey, digest: str, replaced: str, now: int) -> Execu
         old.expires_at,
         old.default_plan,
         func.coalesce(old.limits_id, old.id),
+        old.paused_at,
     ).where(
         old.id == replaced,
         old.revoked_at.is_(None),
         old.replaced_by.is_(None),
         or_(old.expires_at.is_(None), old.expires_at > now),
     )
-    return insert(virtual_keys).from_select((*_NEW_KEY_COLUMNS, "limits_id"), source).returning(*virtual_keys.c)
+    columns = (*_NEW_KEY_COLUMNS, "limits_id", "paused_at")
+    return insert(virtual_keys).from_select(columns, source).returning(*virtual_keys.c)
 
 
 def end_replaced(replaced: str, successor: str, ends_at: int) -> Executable:
@@ -148,6 +190,24 @@ def revoke_key(id: str, now: int) -> Executable:
         update(virtual_keys)
         .where(virtual_keys.c.id == id)
         .values(revoked_at=_first_set(virtual_keys.c.revoked_at, now))
+        .returning(*virtual_keys.c)
+    )
+
+
+def pause_key(id: str, now: int) -> Executable:
+    """Writes nothing to a revoked key: its pause could not be ended."""
+    return _set_pause(id, _first_set(virtual_keys.c.paused_at, now))
+
+
+def resume_key(id: str) -> Executable:
+    return _set_pause(id, null())
+
+
+def _set_pause(id: str, paused_at: ColumnElement[Any]) -> Executable:
+    return (
+        update(virtual_keys)
+        .where(virtual_keys.c.id == id, virtual_keys.c.revoked_at.is_(None))
+        .values(paused_at=paused_at)
         .returning(*virtual_keys.c)
     )
 

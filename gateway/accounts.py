@@ -1,4 +1,4 @@
-"""Creators and their virtual keys: made, changed, listed, rotated, revoked.
+"""Creators and their virtual keys: made, changed, listed, slowed down, rotated, paused, revoked.
 
 Every write is one transaction and is forgotten by the authenticator before its caller hears of it, so that a revoked key
 is refused on the very next call. The shape of what comes in was checked by the caller (`gateway.endpoints.admin`); what
@@ -8,7 +8,7 @@ needs the plans, the clock or the database is checked here. What comes out is JS
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from sqlalchemy import Executable, and_, or_, select
@@ -18,20 +18,23 @@ from gateway.account_json import (
     Page,
     Row,
     admin_key_json,
+    bounded_json,
     creator_json,
     effective_plan_json,
     instant_text,
+    json_text,
     key_cursor,
     key_json,
     page_json,
     parse_key_cursor,
+    throttle_json,
 )
 from gateway.auth import ACT_FOR, Authenticator
-from gateway.counters.window_seeds import own_windows
+from gateway.counters.window_seeds import THROTTLED, own_windows
 from gateway.errors import NotFound, RequestError
 from gateway.key_warnings import idle_limits
 from gateway.ledger.database import Conflict, Database
-from gateway.ledger.schema import admin_keys, creators, meta, virtual_keys
+from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
 from gateway.plans import default_plan, key_limits, plan_to_json, with_key_overrides, with_overrides
 from gateway.secrets import ADMIN_KEY_PREFIX, VIRTUAL_KEY_PREFIX, NewKey, Secrets, make_key, random_id
 from policies.types import Plan
@@ -111,9 +114,14 @@ class Accounts:
         return creator_json(row)
 
     async def get_creator(self, id: str) -> dict[str, Any]:
-        """The creator, and under `effective_plan` the plan with its overrides, as it counts now."""
+        """The creator, under `effective_plan` the plan with its overrides, and under `throttle` what lowers that for a
+        while; None where nothing does."""
         row = await self._creator(id)
-        return creator_json(row) | {"effective_plan": effective_plan_json(row, self._plans)}
+        throttle = await self._throttle(id)
+        return creator_json(row) | {
+            "effective_plan": effective_plan_json(row, self._plans),
+            "throttle": None if throttle is None else throttle_json(throttle),
+        }
 
     async def list_creators(
         self, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None, plan: str | None = None
@@ -140,7 +148,7 @@ class Accounts:
         if "overrides" in values:
             values["overrides"] = self._overrides_text(values["overrides"])
         if "metadata" in values:
-            values["metadata"] = _bounded_json(values["metadata"], "metadata", _METADATA_BYTES_MAX)
+            values["metadata"] = bounded_json(values["metadata"], "metadata", _METADATA_BYTES_MAX)
         fields = await self._windows_added(id, values["overrides"]) if "overrides" in values else frozenset[str]()
         (rows,) = await self._commit(statements.update_creator(id, values), creator=id, seeds=fields)
         if not rows:
@@ -154,12 +162,43 @@ class Accounts:
 
     async def delete_creator(self, id: str) -> dict[str, Any]:
         """Revokes the creator's keys and erases names and metadata; the id stays taken. Deleting again changes nothing."""
-        rows, _ = await self._commit(*statements.erase_creator(id, self._now_ms()), creator=id)
+        rows, *_ = await self._commit(*statements.erase_creator(id, self._now_ms()), creator=id)
         if not rows:
             raise _no_creator()
         for erase in self._forget:  # asked for again, what failed here is done again
             await erase(id)
         return {"id": id, "deleted": True}
+
+    async def throttle(self, creator: str, requests_per_minute: int, until_ms: int, anomaly_id: str) -> None:
+        """Slows the creator down to so many requests a minute (at least 1), over all its keys, until `until_ms` (Unix time).
+
+        Where a throttle lasts already, the lower number and the later end stand; `anomaly_id` is that of the last one
+        that changed something. Raises `NotFound`.
+        """
+        if requests_per_minute < 1:
+            raise ValueError(f"a creator cannot be slowed down to {requests_per_minute} requests a minute")
+        now = self._now_ms()
+        added = await self._window_added_by_throttle(creator)
+        writes = statements.throttle_creator(creator, requests_per_minute, until_ms, anomaly_id, now)
+        _, tightened, made = await self._commit(*writes, creator=creator, seeds=added)
+        if not tightened and not made:
+            raise _no_creator()
+
+    async def lift_throttle(self, creator: str) -> bool:
+        """Whether there was a throttle that still lasted; from the next call on there is none."""
+        (rows,) = await self._commit(statements.delete_throttle(creator), creator=creator)
+        return any(row["until_at"] > self._now_ms() for row in rows)
+
+    async def _throttle(self, creator: str) -> Row | None:
+        lasts = throttles.c.until_at > self._now_ms()
+        return await self._database.fetch_one(select(throttles).where(throttles.c.creator == creator, lasts))
+
+    async def _window_added_by_throttle(self, creator: str) -> frozenset[str]:
+        """The window a throttle lowers, where nobody counts it for this creator yet."""
+        row = await self._creator(creator)
+        if await self._throttle(creator) is not None:
+            return frozenset()
+        return THROTTLED - own_windows(row["overrides"]) - self._plans[self.default_plan].counted
 
     # Virtual keys
 
@@ -192,9 +231,9 @@ class Accounts:
             creator,
             now=self._now_ms(),
             name=name,
-            models=None if models is None else _json_text(models),
-            overrides=_bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX),
-            scopes=_json_text(scopes),
+            models=None if models is None else json_text(models),
+            overrides=bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX),
+            scopes=json_text(scopes),
             expires_at=self._expiry_ms(expires_at, expires_in_s),
             default_plan=default_plan,
         )
@@ -223,8 +262,26 @@ class Accounts:
             raise _no_key()
         return key_json(rows[0], self._now_ms())
 
+    async def pause_key(self, id: str) -> dict[str, Any]:
+        """The key, whose calls are refused from the next one on until it is resumed. Pausing again changes nothing.
+
+        Raises `NotFound`, or `RequestError` 409 for a revoked key.
+        """
+        return await self._set_pause(id, statements.pause_key(id, self._now_ms()))
+
+    async def resume_key(self, id: str) -> dict[str, Any]:
+        """The key, not paused any more. Resuming again changes nothing. Raises as `pause_key` does."""
+        return await self._set_pause(id, statements.resume_key(id))
+
+    async def _set_pause(self, id: str, write: Executable) -> dict[str, Any]:
+        (rows,) = await self._commit(write, key_id=id)
+        if not rows:
+            await self._raise_why_not(id, "This key is revoked: it can be neither paused nor resumed.")
+        return key_json(rows[0], self._now_ms())
+
     async def rotate_key(self, id: str, *, grace_s: int = GRACE_S_DEFAULT) -> dict[str, Any]:
-        """A new key with all that the old one had but its text; the old one ends in `grace_s` seconds.
+        """A new key with all that the old one had but its text; the old one ends in `grace_s` seconds. The key that takes
+        the place of a paused one is paused.
 
         Raises `RequestError` 409 when the old key is revoked, expired or was replaced before.
         """
@@ -237,7 +294,9 @@ class Accounts:
             key_id=id,
         )
         if not new_rows:
-            await self._raise_why_not_rotated(id)
+            await self._raise_why_not(
+                id, "This key is revoked, expired or was replaced before; only a live key can be rotated."
+            )
         return _told_once(key, key_json(new_rows[0], now)) | {
             "replaces": id,
             "replaced_expires_at": instant_text(old_rows[0]["expires_at"]),
@@ -328,7 +387,7 @@ class Accounts:
             name=name,
             plan=plan,
             overrides=self._overrides_text(overrides),
-            metadata=_bounded_json(metadata or {}, "metadata", _METADATA_BYTES_MAX),
+            metadata=bounded_json(metadata or {}, "metadata", _METADATA_BYTES_MAX),
             now=self._now_ms(),
         )
 
@@ -369,14 +428,11 @@ class Accounts:
             raise _no_creator()
         return row
 
-    async def _raise_why_not_rotated(self, id: str) -> None:
-        if await self._database.fetch_one(select(virtual_keys.c.id).where(virtual_keys.c.id == id)) is None:
+    async def _raise_why_not(self, key_id: str, reason: str) -> NoReturn:
+        """404 for a key that is none, 409 with `reason` for one that is."""
+        if await self._database.fetch_one(select(virtual_keys.c.id).where(virtual_keys.c.id == key_id)) is None:
             raise _no_key()
-        raise RequestError(
-            "This key is revoked, expired or was replaced before; only a live key can be rotated.",
-            status=409,
-            code="key_not_live",
-        )
+        raise RequestError(reason, status=409, code="key_not_live")
 
     async def _key_warnings(self, creator: str, overrides: Mapping[str, Any], scopes: Sequence[str]) -> list[str]:
         """A service key's limits span many creators, so that those of its own say nothing about them."""
@@ -406,7 +462,7 @@ class Accounts:
 
     def _overrides_text(self, overrides: Mapping[str, Any] | None) -> str:
         """Kept as they came, so that a later plan file applies to them; tried now, so that a wrong one is refused now."""
-        text = _bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX)
+        text = bounded_json(overrides or {}, "overrides", _OVERRIDES_BYTES_MAX)
         with_overrides(self._plans[self.default_plan], overrides or {})
         return text
 
@@ -433,20 +489,6 @@ class Accounts:
 
 def _told_once(key: NewKey, shown: dict[str, Any]) -> dict[str, Any]:
     return {"id": key.id, "key": key.text} | shown
-
-
-def _bounded_json(value: Mapping[str, Any], param: str, bytes_max: int) -> str:
-    try:
-        text = _json_text(value)
-    except orjson.JSONEncodeError as exc:
-        raise RequestError(f"`{param}` is nested too deep.", param=param, code="invalid_value") from exc
-    if len(text.encode()) > bytes_max:
-        raise RequestError(f"`{param}` is longer than {bytes_max} bytes as JSON.", param=param, code="invalid_value")
-    return text
-
-
-def _json_text(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 def _no_creator() -> NotFound:

@@ -1,7 +1,8 @@
 """From a request that was read to a call that is admitted: which model, what it may cost at most, and whether it fits.
 
 1. resolve the requested model;
-2. make an offer: what the call may cost on that model, and owe;
+2. make an offer: what the call may cost on that model, and owe (`begin` ends here: what was answered before may be
+   answered again now, without the rest);
 3. ask the policies for limits, and the counters to take all of them or none;
 4. where a limit says so, go on to a cheaper model that can do the call, and from 2 again;
 5. where the hold had to shrink, bound the answer by what it pays for.
@@ -18,7 +19,8 @@ import structlog
 
 from gateway.answers import denied, limit_headers, refused
 from gateway.attempts import Attempts, client_waits_s
-from gateway.attribution import Labels, client_request_id, read_labels
+from gateway.attribution import NO_LABELS, Labels, client_request_id, read_labels
+from gateway.cache.base import Wish
 from gateway.calls import Call
 from gateway.catalog import Catalog, Model, Price, ProviderRow
 from gateway.counters.base import CounterStore, LimitState, Refused, Taken
@@ -27,7 +29,7 @@ from gateway.errors import NotFound, PolicyDenied, RequestError, UpstreamError
 from gateway.ledger.records import Attribution, Entry, Hold, Ledger, Route
 from gateway.metering import Metered
 from gateway.metrics import Metrics
-from gateway.model_request import ModelRequest, Outgoing
+from gateway.model_request import NOTHING_OUTGOING, ModelRequest, Outgoing
 from gateway.offers import Offer, Offers, RecordPrice, can_serve, cheaper_models
 from gateway.pricing import UnpricedUsage, cost_nano_usd
 from gateway.providers.base import Provider
@@ -78,6 +80,9 @@ class Admitted:
     """What an answer was metered by that is not relayed yet."""
     paid: "list[tuple[Entry, Settlement]]" = field(default_factory=list)
     """Attempts that cost something and were followed by another."""
+    cache_wish: Wish = ""
+    cache_key: str = ""
+    """Under which the answer may be kept; empty where it may not."""
 
 
 class Preview(NamedTuple):
@@ -91,7 +96,7 @@ class Preview(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Course:
+class Course:
     """How far one call has come on its way through the policies."""
 
     request: ModelRequest
@@ -102,6 +107,14 @@ class _Course:
     offer: Offer
     model: Model
     """The requested one, or the one a downgrade led to; the offer names the deployment."""
+    catalog: Catalog
+    outgoing: Outgoing = NOTHING_OUTGOING
+    """What the provider of the first offer would be sent."""
+    labels: Labels = NO_LABELS
+    client_id: str = ""
+    waits_s: float = _FOR_EVER_S
+    """How long the client said it will wait."""
+    cache_wish: Wish = ""
     steps: list[Step] = field(default_factory=list)
     overruled: tuple[str, ...] = ()
 
@@ -140,38 +153,60 @@ class Admission:
         self._is_observing = is_observing
         self._clock = clock
 
-    async def admit(
+    async def begin(
         self,
         call: Call,
         account: Account,
         headers: Mapping[bytes, bytes],
         request: ModelRequest,
         address: str,
-    ) -> Admitted:
-        """Take every limit the call must fit into. Raises `RequestError` or `PolicyDenied`, with nothing taken."""
+    ) -> Course:
+        """What the call would be sent as, and may cost. Takes nothing. Raises `RequestError`, `UpstreamError`."""
         catalog = self._catalog()
         labels = read_labels(headers, request.body)
         client_id = client_request_id(headers)
         # One instant for the policies' periods, the hold and the entry: a call belongs to one month only.
         now = call.admitted_at = self._clock()
         model = _resolve(catalog, request)
-        course = await self._begin(account, headers, request, model, address, now)
+        course = await self._begin(account, headers, request, model, address, now, catalog)
+        course.labels, course.client_id = labels, client_id
+        course.waits_s = client_waits_s(headers) or _FOR_EVER_S
         if (chat := request.checked(course.offer.model)) is not None and chat.structured is not None:
             await chat.structured.require_sound(self._schema_checker, account.creator)
         # Written before anything is taken: what cannot be written is the caller's to mend.
-        outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
-        taken = await self._take(call.request_id, course, catalog)
+        course.outgoing = request.outgoing(course.offer.model, catalog.providers[course.offer.model.provider])
+        return course
+
+    def require_access(self, call: Call, course: Course) -> None:
+        """For a call that may be answered without being admitted. Raises `PolicyDenied`."""
+        deny = access.decide(course.offer.call, course.account, course.now)
+        if isinstance(deny, Deny):
+            self._count_refusal(call.endpoint, course.account.creator, deny.code)
+            raise denied(deny)
+
+    async def admit_hit(self, call: Call, course: Course) -> Taken:
+        """Take what a call takes that a kept answer serves: a unit of the windows of requests. Raises `PolicyDenied`."""
+        groups = rate_limit.decide(_NO_CALL, course.account, course.now)
+        taken = await self._counters.take(call.request_id, groups)
+        if isinstance(taken, Refused) and self._is_observing:
+            taken = await self._overrule(call.request_id, course, groups, taken)
         if isinstance(taken, Refused):
-            error = refused(taken, now.timestamp())
-            self._count_refusal(call.endpoint, account.creator, error.code or "")
-            raise error
+            raise self._refusal(call, course, taken)
+        return taken
+
+    async def admit(self, call: Call, course: Course) -> Admitted:
+        """Take every limit the call must fit into. Raises `PolicyDenied`, with nothing taken."""
+        request, catalog, outgoing = course.request, course.catalog, course.outgoing
+        taken = await self._take(call.request_id, course)
+        if isinstance(taken, Refused):
+            raise self._refusal(call, course, taken)
         try:
             model = course.offer.model
             row = catalog.providers[model.provider]
             clamped_to = _clamp(request, course.offer, taken)
             if course.steps or clamped_to is not None:
                 outgoing = request.outgoing(model, row)
-            hold = _hold(call, course, taken, labels, client_id, clamped_to)
+            hold = _hold(call, course, taken, clamped_to)
         except Exception:
             # Nothing was dialled: what was taken must not stay taken, whatever is wrong with us.
             await self._counters.release(call.request_id)
@@ -182,9 +217,9 @@ class Admission:
             len(offers),
             attempts_max=self._attempts_max,
             retries=course.model.retries,
-            ends_at=call.started_at + (client_waits_s(headers) or _FOR_EVER_S),
+            ends_at=call.started_at + course.waits_s,
         )
-        if not attempts.may_go_on and request.checked(model) is None:
+        if not attempts.may_go_on and not course.cache_wish and request.checked(model) is None:
             request.body = {}  # it is in `outgoing` now, and need not be kept twice
         return Admitted(
             request,
@@ -200,6 +235,7 @@ class Admission:
             offers,
             attempts,
             clamped_to,
+            cache_wish=course.cache_wish,
         )
 
     def go_on(self, admitted: Admitted) -> None:
@@ -231,9 +267,9 @@ class Admission:
         catalog = self._catalog()
         read_labels(headers, request.body)
         model = _resolve(catalog, request)
-        course = await self._begin(account, headers, request, model, address, self._clock())
+        course = await self._begin(account, headers, request, model, address, self._clock(), catalog)
         try:
-            taken = await self._take(None, course, catalog)
+            taken = await self._take(None, course)
         except PolicyDenied as denial:
             return Preview(course.offer, (), course.steps, None, denial)
         if isinstance(taken, Refused):
@@ -248,17 +284,23 @@ class Admission:
         model: Model,
         address: str,
         now: datetime,
-    ) -> _Course:
+        catalog: Catalog,
+    ) -> Course:
         choice = _choice(model, headers)
         try:
             offer = await self._offers.make(account, request, model, address, choice)
         except UnpricedUsage:
             raise _unpriced(model) from None
-        return _Course(request, account, address, now, choice, offer, model)
+        return Course(request, account, address, now, choice, offer, model, catalog)
+
+    def _refusal(self, call: Call, course: Course, taken: Refused) -> PolicyDenied:
+        error = refused(taken, course.now.timestamp())
+        self._count_refusal(call.endpoint, course.account.creator, error.code or "")
+        return error
 
     # 3 and 4
 
-    async def _take(self, hold_id: str | None, course: _Course, catalog: Catalog) -> Taken | Refused:
+    async def _take(self, hold_id: str | None, course: Course) -> Taken | Refused:
         """Along the downgrades until a model fits or none is left. Without a `hold_id` only looks."""
         while True:
             groups = decide(course.offer.call, course.account, course.now)
@@ -277,14 +319,14 @@ class Admission:
                 return taken
             if self._is_observing:
                 return await self._overrule(hold_id, course, groups, taken)
-            if course.choice == "refused" and _is_soft(taken) and await self._cheaper(course, catalog) is None:
+            if course.choice == "refused" and _is_soft(taken) and await self._cheaper(course) is None:
                 course.stay()  # there is nothing the caller could have refused
             elif course.choice == "possible" and any(limit.downgrades for limit in taken.unsatisfied):
-                await self._go_cheaper(course, catalog, taken)
+                await self._go_cheaper(course, taken)
             else:
                 return taken
 
-    async def _go_cheaper(self, course: _Course, catalog: Catalog, refused: Refused) -> None:
+    async def _go_cheaper(self, course: Course, refused: Refused) -> None:
         """On to the next cheaper model that can do the call; where there is none, what is asked for stays.
 
         The requested model then goes on without the soft budget: whether it may is the hard limits' to say.
@@ -293,23 +335,27 @@ class Admission:
         state = refused.state
         if state.limit.key != limit.key:
             (state,) = await self._counters.read((limit,))
-        offer = await self._cheaper(course, catalog)
+        offer = await self._cheaper(course)
         if offer is None:
             course.stay()
             return
         names = course.offer.call.model, offer.call.model
         course.steps.append(Step(*names, limit.name, state.settled, state.held, limit.capacity))
-        course.choice, course.offer, course.model = offer.call.downgrade, offer, catalog.models[offer.call.model]
+        course.choice, course.offer, course.model = (
+            offer.call.downgrade,
+            offer,
+            course.catalog.models[offer.call.model],
+        )
 
-    async def _cheaper(self, course: _Course, catalog: Catalog) -> Offer | None:
+    async def _cheaper(self, course: Course) -> Offer | None:
         """The call on the nearest model along `downgrade_to` that can do it; None where there is none."""
-        for target in cheaper_models(catalog, course.model):
+        for target in cheaper_models(course.catalog, course.model):
             choice: DowngradeChoice = "possible" if target.downgrade_to else "impossible"
             if can_serve(target, course.request) and (offer := await self._try(course, target, choice)):
                 return offer
         return None
 
-    async def _try(self, course: _Course, target: Model, choice: DowngradeChoice) -> Offer | None:
+    async def _try(self, course: Course, target: Model, choice: DowngradeChoice) -> Offer | None:
         """What the call would be on `target`; None where it has no price for it, or the account may not use it."""
         try:
             offer = await self._offers.make(course.account, course.request, target, course.address, choice)
@@ -319,7 +365,7 @@ class Admission:
         return None if is_denied else offer
 
     async def _overrule(
-        self, hold_id: str | None, course: _Course, groups: Sequence[LimitGroup], refused: Refused
+        self, hold_id: str | None, course: Course, groups: Sequence[LimitGroup], refused: Refused
     ) -> Taken | Refused:
         """Observing only: say what would have happened, and take all the same."""
         would_downgrade = course.choice == "possible" and all(limit.downgrades for limit in refused.unsatisfied)
@@ -333,7 +379,7 @@ class Admission:
         known = {limit.key: limit for group in groups for limit in group}
         return Taken(tuple(state._replace(limit=known.get(state.limit.key, state.limit)) for state in taken.states))
 
-    def _log_overruled(self, hold_id: str | None, course: _Course, would: str, names: tuple[str, ...]) -> None:
+    def _log_overruled(self, hold_id: str | None, course: Course, would: str, names: tuple[str, ...]) -> None:
         course.overruled += names
         if hold_id is not None:
             _log.warning(
@@ -396,9 +442,9 @@ def _clamp(request: ModelRequest, offer: Offer, taken: Taken) -> int | None:
     return clamped_to
 
 
-def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: str, clamped_to: int | None) -> Hold:
+def _hold(call: Call, course: Course, taken: Taken, clamped_to: int | None) -> Hold:
     """The money set aside, and what is booked if this process dies."""
-    account, request, offer = course.account, course.request, course.offer
+    request, offer = course.request, course.offer
     model, charge_price, wanted = offer.model, offer.charge_price, offer.call
     amount = wanted.cost_nano_usd
     if clamped_to is not None:
@@ -414,20 +460,7 @@ def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: 
         orphan_charge = orphan_cost
         if charge_price is not model.price:
             orphan_charge = min(wanted.charge_nano_usd, cost_nano_usd(orphan, charge_price, variant))
-    attribution = _made(
-        Attribution,
-        (
-            call.request_id,
-            account.account_id,
-            account.creator,
-            account.key_id,
-            *labels,
-            request.endpoint,
-            request.model,
-            client_id,
-            call.admitted_at,
-        ),
-    )
+    attribution = attribution_of(call, course)
     estimate = (wanted.cost_nano_usd, wanted.charge_nano_usd, wanted.expected_nano_usd, wanted.tokens, amount)
     return _made(
         Hold,
@@ -441,8 +474,16 @@ def _hold(call: Call, course: _Course, taken: Taken, labels: Labels, client_id: 
             "" if charge_price is model.price or paid_by != "quota" else charge_price.version,
             course.steps[-1].limit_name if course.steps else "",
             decision_text(taken.states, estimate, course.steps, clamped_to, course.overruled),
+            None if call.claim is None else call.claim.reservation,
         ),
     )
+
+
+def attribution_of(call: Call, course: Course) -> Attribution:
+    """Whom and what the call is booked on."""
+    account, request = course.account, course.request
+    values = (call.request_id, account.account_id, account.creator, account.key_id, *course.labels)
+    return _made(Attribution, (*values, request.endpoint, request.model, course.client_id, call.admitted_at))
 
 
 def _payer(taken: Taken) -> tuple[str, str]:
@@ -453,7 +494,7 @@ def _payer(taken: Taken) -> tuple[str, str]:
     raise AssertionError("a call was admitted without a payer")
 
 
-def _lifted(group: LimitGroup, course: _Course) -> LimitGroup:
+def _lifted(group: LimitGroup, course: Course) -> LimitGroup:
     """The group as it would be without limits: what fits is taken as ever, and where nothing does, the last one is.
 
     Nobody's credits or free images go below nothing for that: the quota pays.

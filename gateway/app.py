@@ -24,6 +24,9 @@ from gateway.assets.library import AssetBounds, Library
 from gateway.assets.links import AssetLinks, public_base_url
 from gateway.assets.opening import open_asset_store
 from gateway.auth import AdminAuthenticator, Authenticator
+from gateway.booking import Booking
+from gateway.cache.responses import ResponseCache
+from gateway.cache.sqlite import SqliteCache
 from gateway.calls import Calls
 from gateway.catalog import Catalog, Price, ProviderRow
 from gateway.config import Settings, provider_key
@@ -59,11 +62,14 @@ from gateway.endpoints.responses import Responses
 from gateway.endpoints.speech import Speech
 from gateway.endpoints.transcriptions import Transcriptions
 from gateway.endpoints.translations import Translations
+from gateway.idempotency import Idempotency
 from gateway.kept_images import KeptImages
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
 from gateway.live import Changes, Live
+from gateway.lookout import Lookout
 from gateway.metrics import Metrics
+from gateway.notices.signals import Signals
 from gateway.pipeline import Pipeline
 from gateway.providers.anthropic import Anthropic
 from gateway.providers.base import Provider
@@ -72,9 +78,11 @@ from gateway.providers.gemini import Gemini
 from gateway.providers.litellm_adapter import LiteLlm, require_library
 from gateway.providers.mock import MockProvider
 from gateway.providers.openai_compatible import OpenAICompatible
+from gateway.repeats import Repeats
 from gateway.responses.state import ResponseStore
 from gateway.routing import Deployments
 from gateway.schema_checker import SchemaChecker
+from gateway.sealing import Sealer
 from gateway.secrets import Secrets, load_secrets
 from gateway.tasks import spawn
 from policies.types import Plan
@@ -98,6 +106,7 @@ _CREATOR_MODULES = (models, providers, me, estimate, messages, responses, conver
 
 _WATCH_EVERY_S = 1.0
 _EXPIRE_EVERY_S = 60
+_CACHE_FILE = "cache.db"
 
 Clock = Callable[[], datetime]
 
@@ -128,6 +137,9 @@ class Services:
     provider_keys: Mapping[str, str]
     kept_images: KeptImages
     response_store: ResponseStore
+    cache: ResponseCache
+    idempotency: Idempotency
+    lookout: Lookout
     clock: Clock
 
     @property
@@ -188,6 +200,9 @@ class Services:
             "provider_keys": self.provider_keys,
             "kept_images": self.kept_images,
             "response_store": self.response_store,
+            "cache": self.cache,
+            "notices": self.lookout.notices,
+            "notice_delivery": self.lookout.delivery,
         }
 
 
@@ -232,6 +247,17 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         schema_checker = SchemaChecker()
         stack.push_async_callback(schema_checker.close)
         calls = Calls(settings.calls_max)
+        cache = _open_cache(settings, secrets, wall_clock)
+        stack.push_async_callback(cache.close)
+        idempotency = Idempotency(
+            database,
+            secrets,
+            ttl_s=settings.idempotency_ttl_s,
+            answer_bytes_max=settings.idempotency_answer_bytes_max,
+            bytes_max=settings.idempotency_bytes_max,
+            wall_clock=wall_clock,
+            is_alive=calls.__contains__,
+        )
         services: Services
         metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
 
@@ -254,20 +280,43 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             is_observing=settings.policy_mode == "observe",
             clock=clock,
         )
+        signals = Signals()
+        booking = Booking(ledger=database.ledger, counters=counters, metrics=metrics, signals=signals)
+        repeats = Repeats(
+            cache=cache,
+            idempotency=idempotency,
+            admission=admission,
+            booking=booking,
+            metrics=metrics,
+            recorded_bytes_max=settings.answers_bytes_max,
+            wall_clock=wall_clock,
+        )
+        accounts = Accounts(
+            database,
+            live.plans,
+            secrets,
+            authenticator,
+            wall_clock=wall_clock,
+            seed_windows=seed_windows,
+            forget=(response_store.forget, kept_images.forget, idempotency.forget, cache.forget),
+        )
+        lookout = Lookout(
+            settings=settings,
+            secrets=secrets,
+            database=database,
+            counters=counters,
+            accounts=accounts,
+            authenticator=authenticator,
+            signals=signals,
+            wall_clock=wall_clock,
+        )
+        stack.push_async_callback(lookout.close)
         services = Services(
             settings=settings,
             live=live,
             database=database,
             counters=counters,
-            accounts=Accounts(
-                database,
-                live.plans,
-                secrets,
-                authenticator,
-                wall_clock=wall_clock,
-                seed_windows=seed_windows,
-                forget=(response_store.forget, kept_images.forget),
-            ),
+            accounts=accounts,
             credits=credit_book,
             authenticator=authenticator,
             admin_authenticator=AdminAuthenticator(database, secrets, settings.admin_key),
@@ -284,6 +333,10 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
                 authenticator=authenticator,
                 counters=counters,
                 ledger=database.ledger,
+                booking=booking,
+                cache=cache,
+                repeats=repeats,
+                signals=signals,
                 calls=calls,
                 metrics=metrics,
                 schema_checker=schema_checker,
@@ -293,12 +346,16 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             provider_keys=keys,
             kept_images=kept_images,
             response_store=response_store,
+            cache=cache,
+            idempotency=idempotency,
+            lookout=lookout,
             clock=clock,
         )
         if orphaned := await services.accounts.orphaned_plans():
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
         watch = spawn(_watch(services), "watch-calls")
         stack.callback(watch.cancel)
+        lookout.start()
         yield services
 
 
@@ -386,6 +443,9 @@ async def _watch(services: Services) -> None:
             services.calls.interrupt_overdue()
             if turn % _EXPIRE_EVERY_S == 0:
                 await services.credits.expire_due()
+                await services.idempotency.purge()
+                await services.cache.sweep()
+                await services.lookout.notices.purge()
             if turn % sweep_every == 0:
                 await book_orphans(
                     services.database,
@@ -395,6 +455,15 @@ async def _watch(services: Services) -> None:
         except Exception:
             # A store in trouble now must not mean that nobody watches later.
             _log.exception("watch_failed")
+
+
+def _open_cache(settings: Settings, secrets: Secrets, wall_clock: Callable[[], float]) -> ResponseCache:
+    store = None
+    if settings.cache_bytes_max:
+        sealer = Sealer(secrets, "cache-answers")
+        path = settings.data_dir / _CACHE_FILE
+        store = SqliteCache(path, sealer, bytes_max=settings.cache_bytes_max, wall_clock=wall_clock)
+    return ResponseCache(store, digest=secrets.hasher("cache-keys"), settings=settings, wall_clock=wall_clock)
 
 
 __all__ = ["DIALECTS", "Services", "build_app", "build_control_app", "open_services"]

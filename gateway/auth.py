@@ -25,6 +25,7 @@ from gateway.principals import (
     Principal,
     denied,
     newcomer,
+    paused,
     plan_unknown,
     read_acting,
     read_creator,
@@ -44,6 +45,7 @@ CREATOR_HEADER_BYTES = CREATOR_HEADER.encode()
 _CACHED_KEYS_MAX = 10_000
 _LOAD_LOCKS = 64
 _LOAD_TRIES = 3
+_NEVER = float("inf")
 _log = structlog.get_logger()
 
 Key = TypeVar("Key", bound=Hashable)
@@ -63,29 +65,32 @@ def find_credential(headers: Headers) -> bytes:
 
 
 class _Cache(Generic[Key, Value]):
-    """Bounded: keeps what was used last, and believes nothing for longer than `max_age_s`."""
+    """Bounded: keeps what was used last, and believes nothing for longer than `max_age_s`, nor beyond its own end."""
 
     def __init__(self, entries_max: int, max_age_s: float | None, clock: Callable[[], float]) -> None:
         self._entries_max = entries_max
         self._max_age_s = max_age_s
         self._clock = clock
-        self._entries: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[Value, float, float]] = OrderedDict()
 
-    def get(self, key: Key) -> Value | None:
+    def get(self, key: Key, now_s: float = 0.0) -> Value | None:
+        """None for what ended at `now_s` (Unix time) or before."""
         entry = self._entries.get(key)
-        if entry is None or (self._max_age_s is not None and self._clock() - entry[1] > self._max_age_s):
+        if entry is None or now_s >= entry[2]:
+            return None
+        if self._max_age_s is not None and self._clock() - entry[1] > self._max_age_s:
             return None
         self._entries.move_to_end(key)
         return entry[0]
 
-    def put(self, key: Key, value: Value, read_at_s: float) -> None:
-        self._entries[key] = value, read_at_s
+    def put(self, key: Key, value: Value, read_at_s: float, ends_at_s: float = _NEVER) -> None:
+        self._entries[key] = value, read_at_s, ends_at_s
         self._entries.move_to_end(key)
         if len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
 
     def forget(self, is_meant: Callable[[Value], bool]) -> None:
-        for key in [key for key, (value, _) in self._entries.items() if is_meant(value)]:
+        for key in [key for key, (value, *_) in self._entries.items() if is_meant(value)]:
             del self._entries[key]
 
     def clear(self) -> None:
@@ -119,7 +124,7 @@ class Authenticator:
         bounds = cached_keys_max, max_age_s, monotonic_clock
         self._known: _Cache[bytes, Principal] = _Cache(*bounds)
         self._refused: _Cache[bytes, bool] = _Cache(*bounds)
-        self._acting: _Cache[tuple[str, str], Account] = _Cache(*bounds)
+        self._acting: _Cache[tuple[str, str], Principal] = _Cache(*bounds)
         self.generation = 0
         """Another number after every write that may have changed what `authenticate` would answer."""
         # Calls that bring the same unknown key at once read it once; strangers' keys cannot flood the database.
@@ -129,16 +134,19 @@ class Authenticator:
         """Whom the key in `headers` belongs to. Does not suspend for a key that is cached.
 
         Raises `Unauthenticated`, in the same words for unknown, malformed, revoked and expired keys and deleted
-        creators, `PolicyDenied` when the creator's plan no longer exists or the overrides cannot be applied any more,
-        `StoreError` when the database cannot be read.
+        creators, `PolicyDenied` when the key is paused, the creator's plan no longer exists or the overrides cannot be
+        applied any more, `StoreError` when the database cannot be read.
         """
         credential = find_credential(headers)
         if not credential:
             raise _missing()
         digest = self._digest(credential)
-        principal = self._known.get(digest) or await self._load_key(digest)
-        if principal is None or self._wall_clock() >= principal.expires_at_s:
+        now_s = self._wall_clock()
+        principal = self._known.get(digest, now_s) or await self._load_key(digest)
+        if principal is None or now_s >= principal.expires_at_s:
             raise refused()
+        if principal.is_paused:
+            raise paused()
         return principal.account
 
     async def resolve_creator(
@@ -180,11 +188,12 @@ class Authenticator:
                 "act_for_not_allowed",
                 param=param,
             )
-        return self._acting.get((account.key_id, name)) or await self._load_acting(account, name, param, brings)
+        acting = self._acting.get((account.key_id, name), self._wall_clock())
+        return await self._load_acting(account, name, param, brings) if acting is None else acting.account
 
     async def account_of(self, creator: str) -> Account | None:
         """The creator's account as it stands in the database, for an admin's question; None if there is none."""
-        return await read_creator(self._database, self._plans, creator)
+        return await read_creator(self._database, self._plans, creator, self._wall_clock())
 
     def invalidate(self, *, creator: str | None = None, key_id: str | None = None) -> None:
         """Forget the keys of `creator`, one key, or (with neither) everything. Called right after a write committed."""
@@ -194,29 +203,32 @@ class Authenticator:
             self._known.clear()
             self._acting.clear()
             return
-        self._known.forget(lambda principal: principal.account.key_id == key_id or principal.account.creator == creator)
-        self._acting.forget(lambda account: account.key_id == key_id or account.creator == creator)
+        for cache in (self._known, self._acting):
+            cache.forget(lambda known: known.account.key_id == key_id or known.account.creator == creator)
 
     async def _load_key(self, digest: bytes) -> Principal | None:
         if self._refused.get(digest):
             return None
         async with self._loading[digest[0] % _LOAD_LOCKS]:
-            if (principal := self._known.get(digest)) is not None or self._refused.get(digest):
+            now_s = self._wall_clock()
+            if (principal := self._known.get(digest, now_s)) is not None or self._refused.get(digest):
                 return principal
 
             def remember(principal: Principal | None, read_at_s: float) -> None:
                 if principal is None:
                     self._refused.put(digest, True, read_at_s)
                 else:
-                    self._known.put(digest, principal, read_at_s)
+                    self._known.put(digest, principal, read_at_s, principal.reload_at_s)
 
-            return await self._settled(lambda: read_principal(self._database, self._plans, digest.hex()), remember)
+            return await self._settled(
+                lambda: read_principal(self._database, self._plans, digest.hex(), now_s), remember
+            )
 
     async def _load_acting(self, account: Account, name: str, param: str, brings: bool) -> Account:
         check_creator_id(name, param)
         async with self._loading[hash(name) % _LOAD_LOCKS]:
-            if (known := self._acting.get((account.key_id, name))) is not None:
-                return known
+            if (known := self._acting.get((account.key_id, name), self._wall_clock())) is not None:
+                return known.account
             found = await self._read_acting(account, name)
             if found is None and not brings:
                 # Not remembered: to the next call it must still be somebody to bring.
@@ -229,12 +241,17 @@ class Authenticator:
             return found
 
     async def _read_acting(self, account: Account, name: str) -> Account | None:
-        def remember(found: Account | None, read_at_s: float) -> None:
+        now_s = self._wall_clock()
+
+        def remember(found: Principal | None, read_at_s: float) -> None:
             # That there is none is not remembered: the next call may come after the admin made it.
             if found is not None:
-                self._acting.put((account.key_id, name), found, read_at_s)
+                self._acting.put((account.key_id, name), found, read_at_s, found.reload_at_s)
 
-        return await self._settled(lambda: read_acting(self._database, self._plans, account.key_id, name), remember)
+        found = await self._settled(
+            lambda: read_acting(self._database, self._plans, account.key_id, name, now_s), remember
+        )
+        return None if found is None else found.account
 
     async def _bring(self, account: Account, name: str) -> None:
         """Makes the creator on the key's default plan, durably; nothing where the key has none."""

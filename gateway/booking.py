@@ -3,15 +3,21 @@
 import time
 from collections.abc import Sequence
 
-from gateway.admission import Admitted
+from gateway.admission import Admitted, Course, attribution_of
+from gateway.cache.base import CachedAnswer
 from gateway.calls import Call
-from gateway.counters.base import CounterStore
+from gateway.counters.base import CounterStore, Taken
+from gateway.decision import decision_text
 from gateway.errors import DO_NOT_RETRY, StoreError
-from gateway.ledger.records import Entry, Ledger
+from gateway.ledger.faults import Conflict
+from gateway.ledger.records import Entry, Hold, Ledger, Route
 from gateway.logs import log_request
 from gateway.metering import Ending
 from gateway.metrics import Metrics
+from gateway.notices.signals import Signals
 from gateway.settlement import Settlement, settle, total_actuals
+from gateway.tasks import look_at
+from gateway.usage import NO_USAGE
 
 __all__ = ["Booking"]
 
@@ -19,10 +25,11 @@ __all__ = ["Booking"]
 class Booking:
     """Lifetime: the process. Holds no state of a call."""
 
-    def __init__(self, *, ledger: Ledger, counters: CounterStore, metrics: Metrics) -> None:
+    def __init__(self, *, ledger: Ledger, counters: CounterStore, metrics: Metrics, signals: Signals) -> None:
         self._ledger = ledger
         self._counters = counters
         self._metrics = metrics
+        self._signals = signals
 
     async def end(self, call: Call, admitted: Admitted, ending: Ending) -> int:
         """Book the call, durably, and give the rest of its hold back. Returns its cost in nano-dollars, over all attempts."""
@@ -36,8 +43,12 @@ class Booking:
             settlements = [*(earlier for _, earlier in admitted.paid), owed]
             cost = sum(each.cost_nano_usd for each in settlements)
             actuals = total_actuals(settlements)
+        frees = ""
+        # An error that a stream told itself, as its provider sent it, is none of ours; a failure all the same.
+        if call.claim is not None and ending.outcome != "ok" and not any(map(_took, entries)):
+            frees, call.claim.is_freed = call.claim.reservation.id, True
         try:
-            await self._ledger.settle(call.request_id, entries)
+            await self._ledger.settle(call.request_id, entries, frees=frees)
         except StoreError as error:
             # The writer keeps the entry and posts it as soon as it can; the client must not get its last byte now.
             error.headers.update(DO_NOT_RETRY)
@@ -46,9 +57,61 @@ class Booking:
             await self._counters.settle(call.request_id, actuals)
             for earlier, _ in admitted.paid:
                 self._metrics.spent(earlier)
-            self._metrics.finished(entry, time.monotonic() - call.started_at)
-            _log_finished(entry, owed)
+            self._note(call, entry, owed)
         return cost
+
+    async def hit(self, call: Call, course: Course, kept: CachedAnswer, taken: Taken) -> None:
+        """Book a call that a kept answer serves. Raises `StoreError`, `Conflict`: then nothing is taken or booked."""
+        model = course.offer.model
+        route = Route(model.name, model.provider, model.price.version)
+        decision = decision_text(taken.states, (0, 0, 0, 0, 0), overruled=course.overruled)
+        reservation = None if call.claim is None else call.claim.reservation
+        attribution = attribution_of(call, course)
+        hold = Hold(attribution, route, 0, NO_USAGE, 0, decision=decision, reservation=reservation)
+        entry = Entry(
+            attribution=attribution,
+            route=route,
+            attempt=1,
+            final=True,
+            kind="usage",
+            usage=NO_USAGE,
+            usage_source="none",
+            cost_nano_usd=0,
+            charge_nano_usd=0,
+            payer_amount=0,
+            outcome="ok",
+            flags="",
+            error="",
+            status=200,
+            cached=True,
+            is_streaming=kept.is_streaming,
+            latency_ms=call.elapsed_ms(),
+            ttft_ms=call.ttft_ms(),
+            upstream_request_id="",
+            free_attempts="",
+            downgrade_reason="",
+            decision=decision,
+            saved_nano_usd=kept.cost_nano_usd,
+        )
+        try:
+            durable = self._ledger.begin_hold(hold)
+            durable.add_done_callback(look_at)
+            # Together in one batch: whatever happens in between, the hold is of nothing.
+            await self._ledger.settle(call.request_id, (entry,))
+            await durable
+        except (StoreError, Conflict):
+            await self._counters.release(call.request_id)  # nobody is served
+            raise
+        finally:
+            await self._counters.settle(call.request_id, {})
+        call.is_ended = True
+        self._note(call, entry, Settlement(0, 0, 0, (), {}, 0, 0))
+
+    def _note(self, call: Call, entry: Entry, owed: Settlement) -> None:
+        self._metrics.finished(entry, time.monotonic() - call.started_at)
+        if call.account is not None:
+            self._signals.finished(call.account, entry)
+        _log_finished(entry, owed)
 
     def _entry(self, call: Call, admitted: Admitted, ending: Ending, owed: Settlement, *, is_final: bool) -> Entry:
         metered, hold = ending.metered, admitted.hold
@@ -88,6 +151,11 @@ class Booking:
         admitted.paid.append((self._entry(call, admitted, ending, owed, is_final=False), owed))
 
 
+def _took(entry: Entry) -> bool:
+    """Whether it took anything of anybody."""
+    return bool(entry.cost_nano_usd or entry.charge_nano_usd or entry.payer_amount)
+
+
 def _charge_price_version(admitted: Admitted) -> str:
     """Of what the creator owes, where that is another price than the catalog's; see `Hold`."""
     is_own = admitted.charge_price is not admitted.model.price and admitted.route.payer == "quota"
@@ -121,6 +189,8 @@ def _log_finished(entry: Entry, owed: Settlement) -> None:
             "payer_amount": entry.payer_amount,
             "downgrade_reason": entry.downgrade_reason,
             "flags": entry.flags,
+            "cached": entry.cached,
+            "saved_nano_usd": entry.saved_nano_usd,
             "latency_ms": entry.latency_ms,
             "ttft_ms": entry.ttft_ms,
         },

@@ -5,10 +5,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gateway.errors import GatewayError, StoreError
 from policies.types import Account
+
+if TYPE_CHECKING:
+    from gateway.idempotency import Claim
+    from gateway.recorder import Recorder
 
 InterruptReason = Literal["client_gone", "total_timeout", "drain", "after_done"]
 
@@ -42,6 +46,7 @@ class Call:
         "_task",
         "account",
         "admitted_at",
+        "claim",
         "creator",
         "deadline_at",
         "endpoint",
@@ -50,6 +55,7 @@ class Call:
         "interrupted_by",
         "is_ended",
         "key_id",
+        "recorder",
         "request_id",
         "shape",
         "started_at",
@@ -70,6 +76,10 @@ class Call:
         """Whose limits the answer tells, also where it is an error; None before the key is known."""
         self.creator = ""
         self.key_id = ""
+        self.claim: Claim | None = None
+        """On its `Idempotency-Key`; None where it came without."""
+        self.recorder: Recorder | None = None
+        """Where its answer may be given again."""
         self.hold: asyncio.Future[None] | None = None
         """Done when the hold is durable."""
         self.is_ended = False

@@ -8,10 +8,11 @@ upstream, the payer or the books are refused.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import orjson
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT, Report, meter_chat, output_estimate
 from gateway.errors import RequestError
@@ -115,6 +116,8 @@ class ChatRequest(PlainRequest):
     """Asked for by name; empty where the caller left it to the provider."""
     structured: StructuredOutput | None = None
     """The schema the answer has to match, if there is one."""
+    is_stored: bool = False
+    """The provider is to keep the answer under its id (`store`)."""
 
     endpoint: ClassVar[str] = "chat"
     path: ClassVar[str] = "/chat/completions"
@@ -143,6 +146,15 @@ class ChatRequest(PlainRequest):
         if self.has_audio_input or self.wants_audio_output:
             found.add("audio")
         return frozenset(found)
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        """An answer that the provider keeps has an id for one caller to come back with."""
+        return "" if self.is_stored else "chat"
+
+    @property
+    def has_tools(self) -> bool:
+        return bool(self.body.get("tools") or self.body.get("functions"))
 
     def fits(self, model: Model) -> bool:
         room = model.context_tokens_max
@@ -314,6 +326,7 @@ def read_chat_request(raw: bytes) -> ChatRequest:
     except orjson.JSONEncodeError:
         raise too_deep() from None
     request.is_streaming = read_boolean(body, "stream")
+    request.is_stored = bool(body.get("store"))
     request.max_tokens = _max_tokens(body)
     return request
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.commands import check, creators, db, keys, ledger, policies, prices
+from gateway.commands import anomalies, cache, check, creators, db, keys, ledger, notices, policies, prices
 from gateway.commands import credits as credit_commands
 from gateway.errors import ConfigError, GatewayError
 
@@ -44,6 +44,9 @@ app.add_typer(credit_commands.app, name="credits")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(prices.app, name="prices")
 app.add_typer(db.app, name="db")
+app.add_typer(cache.app, name="cache")
+app.add_typer(notices.app, name="notices")
+app.add_typer(anomalies.app, name="anomalies")
 app.command()(policies.estimate)
 app.command()(policies.reload)
 app.command()(check.check)

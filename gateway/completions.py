@@ -11,8 +11,9 @@ knows the tokens of every prompt once; else the written rule of chat. Words that
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import OTHER_BOUNDS
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT, OUTPUT_TOKENS_DEFAULT
@@ -88,6 +89,10 @@ class CompletionRequest(PlainRequest):
         if not self.echoes:
             return 0
         return sum(one.text_bytes for one in self.prompts) * (self.answers // len(self.prompts))
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        return "completion"
 
     def fits(self, model: Model) -> bool:
         room = model.context_tokens_max

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         Decimal(5), ge=0, le=100, decimal_places=2, description="Share of failed calls that is told. `none`: never."
     )
     notice_key_expiry_days: int = Field(7, ge=0, le=365, description="How long before a virtual key ends it is told.")
-    webhook_url: str | None = Field(
+    webhook_url: SecretStr | None = Field(
         None, description="Where notices are posted, signed by the Standard Webhooks rules."
     )
     webhook_secret: SecretStr | None = Field(
@@ -192,9 +192,8 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_url", "slack_webhook_url")
     @classmethod
-    def _web_address(cls, value: SecretStr | str | None) -> SecretStr | str | None:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if text is not None and not _has_host(text, ("http", "https")):
+    def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _has_host(value.get_secret_value(), ("http", "https")):
             raise ValueError("must be http://host[:port]/path or https://...")
         return value
 

@@ -10,8 +10,9 @@ decode it themselves. A vector of one model means nothing to another, so a call 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat_metering import CONTEXT_TOKENS_DEFAULT
 from gateway.inputs_request import InputsRequest
@@ -46,6 +47,10 @@ class EmbeddingsRequest(InputsRequest):
 
     endpoint: ClassVar[str] = "embeddings"
     path: ClassVar[str] = "/embeddings"
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        return "embedding"
 
     def fits(self, model: Model) -> bool:
         """Only the requested model does, and only what no input exceeds."""

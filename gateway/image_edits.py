@@ -7,7 +7,7 @@ files as they came, values as they were read. JSON is what OpenAI takes for edit
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from gateway.catalog import Model, ProviderRow
 from gateway.images import ImageRequest, base_name, check_image_fields
@@ -43,6 +43,11 @@ class ImageEditRequest(ImageRequest):
 
     endpoint: ClassVar[str] = "image_edits"
     path: ClassVar[str] = "/images/edits"
+
+    @property
+    def cache_kind(self) -> Literal[""]:
+        """Never: its files are no part of `body`, which is all that a kept answer is found by."""
+        return ""
 
     def outgoing(self, model: Model, row: ProviderRow) -> Outgoing:
         """As a form where it came as one."""

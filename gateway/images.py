@@ -23,8 +23,9 @@ partial ones, so it is asked for none: fewer than asked for may always come.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.errors import RequestError
 from gateway.image_relay import ImageRelay
@@ -129,6 +130,11 @@ class ImageRequest(PlainRequest):
     def input_tokens_estimate(self) -> int:
         """What the words most likely are, where nobody reports it: a token per four bytes."""
         return -(-self.text_bytes // 4)
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        """Drawn from words alone: what lies at the URL of an image sent along may be another one tomorrow."""
+        return "" if self.references else "image"
 
     @property
     def keeps_state(self) -> bool:

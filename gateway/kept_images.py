@@ -71,7 +71,7 @@ class KeptImages:
         self, answered: Answered, request: ModelRequest, prompt: str, *, wants_urls: bool
     ) -> bytes | None:
         """As `ImageKeeper.keep`."""
-        images = _images(answered)
+        images = _images(answered, request)
         stored = await self._store(images, answered) if wants_urls else {}
         made = self._made(answered, request, prompt, images, stored) if self._keeps_history else []
         try:
@@ -165,10 +165,11 @@ class ImageKeeper:
         return await self._kept.keep_images(answered, request, self._prompt, wants_urls=self._wants_urls)
 
 
-def _images(answered: Answered) -> list[_Image]:
+def _images(answered: Answered, request: ModelRequest) -> list[_Image]:
     """The images of an answer: those with a picture, by their place in it. Of a stream only their number is known."""
     if answered.answer is None:
-        count = answered.relay.metered(is_partial=False).images if answered.relay is not None else 0
+        # A stream that is given again went through no relay; it was kept because all that was asked for came.
+        count = request.images if answered.relay is None else answered.relay.metered(is_partial=False).images
         return [_Image(position, {}) for position in range(min(count, IMAGES_MAX))]
     data = answered.answer.get("data")
     entries = data[:IMAGES_MAX] if isinstance(data, list) else []

@@ -31,6 +31,9 @@ class Metrics(Collector):
         self._refused: dict[tuple[str, str], int] = {}
         self._rejected: dict[tuple[str, str], int] = {}
         self._failed_attempts: dict[tuple[str, str], int] = {}
+        self._cache_lookups = {"hit": 0, "miss": 0}
+        self._saved_nano_usd = 0
+        self._replays = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -38,6 +41,7 @@ class Metrics(Collector):
         """One admitted call has ended."""
         series = self.spent(entry)
         series.calls[entry.outcome] = series.calls.get(entry.outcome, 0) + 1
+        self._saved_nano_usd += entry.saved_nano_usd
         series.duration.observe(duration_s)
         if entry.is_streaming and entry.ttft_ms is not None:
             series.ttft.observe(entry.ttft_ms / 1000)
@@ -66,6 +70,14 @@ class Metrics(Collector):
         key = (provider, error)
         self._failed_attempts[key] = self._failed_attempts.get(key, 0) + 1
 
+    def cache_looked_up(self, *, is_hit: bool) -> None:
+        """A call wanted a kept answer."""
+        self._cache_lookups["hit" if is_hit else "miss"] += 1
+
+    def replayed(self) -> None:
+        """A call with a known `Idempotency-Key` got the first one's answer."""
+        self._replays += 1
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self._registry)
@@ -83,6 +95,16 @@ class Metrics(Collector):
         for labels, count in self._failed_attempts.items():
             failed.add_metric(labels, count)
         yield failed
+        lookups = CounterMetricFamily("gateway_cache_lookups", "Calls that wanted a kept answer.", labels=("result",))
+        for result, count in self._cache_lookups.items():
+            lookups.add_metric((result,), count)
+        yield lookups
+        yield CounterMetricFamily(
+            "gateway_cache_saved_nano_usd",
+            "What kept answers cost when they were bought, in 1e-9 USD.",
+            self._saved_nano_usd,
+        )
+        yield CounterMetricFamily("gateway_idempotent_replays", "Answers given again by their key.", self._replays)
         yield from self._of_routes()
 
     def _of_routes(self) -> Iterable[Metric]:

@@ -8,8 +8,9 @@ for the two hooks of requests that keep state.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.metering import Metered
 from gateway.providers.translated import Translator
@@ -102,6 +103,17 @@ class ModelRequest(Protocol):
         """Images asked for; 0 on endpoints that return none."""
         ...
 
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        """What its answer is where that may be kept for whoever asks the same again; empty where it may not."""
+        ...
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may be a call of tools, which is for this conversation and no other. Asked while `body` is
+        there."""
+        ...
+
     def serves(self, model: Model) -> bool:
         """Whether `model` has this endpoint, itself or by way of another one."""
         ...
@@ -190,6 +202,14 @@ class PlainRequest:
     @property
     def images(self) -> int:
         return 0
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        return ""
+
+    @property
+    def has_tools(self) -> bool:
+        return False
 
     @property
     def needs(self) -> frozenset[str]:

@@ -5,7 +5,7 @@
 3. resolve the model                     7. relay, the stream's terminal event held back
 4. estimate the worst case               8. meter, settle (durable), and only then send the last byte
 
-Up to step 5 nothing is owed and errors simply leave. From the hold on, `Booking.end` runs exactly once for each call, whatever
+A call that was answered before may end between 4 and 5 (`gateway.repeats`). Up to step 5 nothing is owed and errors simply leave. From the hold on, `Booking.end` runs exactly once for each call, whatever
 happens: it books the entry, ends the hold and corrects the counters. What the client still has to be told comes after.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 import structlog
+from starlette.types import Receive
 
 from gateway.addresses import Networks, client_address
 from gateway.admission import Admission, Admitted
@@ -30,7 +31,9 @@ from gateway.answers import (
     upstream_request_id,
 )
 from gateway.auth import CREATOR_HEADER_BYTES, Authenticator
+from gateway.body_hash import BodyHash
 from gateway.booking import Booking
+from gateway.cache.responses import ResponseCache
 from gateway.calls import OPENAI_SHAPE, Call, Calls, ClientShape
 from gateway.catalog import ProviderRow
 from gateway.chat import ChatRequest
@@ -40,20 +43,24 @@ from gateway.counters.base import CounterStore
 from gateway.dialling import Dialler, log_failure
 from gateway.endings import internal_error, of_failure, of_interrupt, of_stream, schema_mismatch, unanswered
 from gateway.errors import DO_NOT_RETRY, GatewayError, RequestError, StoreError
+from gateway.ledger.faults import Conflict
 from gateway.ledger.records import Ledger, Outcome
 from gateway.logs import log_request
 from gateway.metering import NOTHING, Ending
 from gateway.metrics import Metrics
 from gateway.model_request import NOTHING_OUTGOING, Answered, ModelRequest
+from gateway.notices.signals import Signals
 from gateway.pricing import usd
 from gateway.providers.base import Deadlines, Exchange, UpstreamFailure
 from gateway.providers.translated import Untranslatable
 from gateway.pump import Pump
 from gateway.relay import EVENT_STREAM, Guard, Relay
+from gateway.repeats import IDEMPOTENCY_KEY, Repeats, cache_header
 from gateway.responder import Header, Responder
 from gateway.routing import Deployments
 from gateway.schema_checker import SchemaChecker
 from gateway.structured import as_stream
+from gateway.tasks import look_at
 from policies.access import address_refusal
 from policies.types import Account
 
@@ -78,6 +85,10 @@ class Pipeline:
         authenticator: Authenticator,
         counters: CounterStore,
         ledger: Ledger,
+        booking: Booking,
+        cache: ResponseCache,
+        repeats: Repeats,
+        signals: Signals,
         calls: Calls,
         metrics: Metrics,
         schema_checker: SchemaChecker,
@@ -91,7 +102,10 @@ class Pipeline:
         self._ledger = ledger
         self._calls = calls
         self._metrics = metrics
-        self._booking = Booking(ledger=ledger, counters=counters, metrics=metrics)
+        self._booking = booking
+        self._cache = cache
+        self._repeats = repeats
+        self._signals = signals
         self._dialler = Dialler(
             admission=admission,
             deployments=deployments,
@@ -118,15 +132,17 @@ class Pipeline:
         responder: Responder,
         peer: str = "",
         shape: ClientShape = OPENAI_SHAPE,
+        fingerprint: Callable[[], str] = str,
     ) -> None:
         """Answer one `POST` of an endpoint; `peer` is the address it came from. Raises nothing but cancellation.
 
         `read_request` reads the body, and raises `RequestError`; `shape` is what this endpoint's clients look for.
+        `fingerprint` tells, once the body was read, what a call with the same `Idempotency-Key` must have in common with it.
         """
         call = Call(endpoint, shape)
         try:
             self._calls.enter(call)
-            await self._serve(call, read_request, headers, responder, peer)
+            await self._serve(call, read_request, headers, responder, peer, fingerprint)
         except GatewayError as error:
             await self._answer_error(call, error, responder)
         except asyncio.CancelledError:
@@ -136,6 +152,12 @@ class Pipeline:
             await self._answer_error(call, internal_error(), responder)
         finally:
             self._calls.leave(call)
+            if call.claim is not None or call.recorder is not None:
+                self._repeats.leave(call)
+
+    def body_hash(self, receive: Receive, content_type: bytes) -> BodyHash:
+        """What reads the body of a call with an `Idempotency-Key`, for its fingerprint."""
+        return self._repeats.body_hash(receive, content_type)
 
     async def _serve(
         self,
@@ -144,6 +166,7 @@ class Pipeline:
         headers: list[Header],
         responder: Responder,
         peer: str,
+        fingerprint: Callable[[], str],
     ) -> None:
         account, address = await self._authenticate(call, headers, peer)
         generation = self._authenticator.generation
@@ -161,7 +184,14 @@ class Pipeline:
         if request.keeps_state:
             await request.load(account)
         self._calls.refuse_if_cut()
-        admitted = await self._admission.admit(call, account, by_name, request, address)
+        course = await self._admission.begin(call, account, by_name, request, address)
+        course.cache_wish = self._cache.wish(account, by_name, request)
+        if course.cache_wish or IDEMPOTENCY_KEY in by_name:
+            goes_on_with = await self._repeats.begin(call, course, headers, fingerprint(), responder)
+            if goes_on_with is None:
+                return
+            responder = goes_on_with
+        admitted = await self._admission.admit(call, course)
         ending = await self._forward(call, admitted, responder)
         if ending is not None and ending.error is not None:
             await self._answer_error(call, ending.error, responder, self._answer_headers(call, admitted))
@@ -194,6 +224,8 @@ class Pipeline:
             if admitted.request.is_streaming:
                 self._watch_stream(call, admitted.row, responder)
             exchange = await self._dialler.dial(call, admitted, call.hold, responder)
+            if admitted.cache_wish:
+                self._repeats.note_sent(call, admitted)
             admitted.outgoing = NOTHING_OUTGOING  # a stream may last for minutes
             admitted.upstream_request_id = upstream_request_id(exchange.headers, self._key(admitted))
             if exchange.status >= 300:
@@ -216,6 +248,12 @@ class Pipeline:
                 # The hold did not become durable, so nothing was dialled.
                 await self._counters.release(call.request_id)
             raise
+        except Conflict:
+            if call.is_ended:
+                raise
+            # Another process has reserved the same key: this hold is not in the ledger, and nothing was dialled.
+            await self._counters.release(call.request_id)
+            raise self._repeats.taken() from None
         except RequestError as error:
             if call.is_ended:
                 raise internal_error() from error
@@ -235,7 +273,7 @@ class Pipeline:
                 raise
             ending = of_interrupt(call, admitted)
             if call.hold is not None:
-                call.hold.add_done_callback(_look_at)  # nobody waits for it any more
+                call.hold.add_done_callback(look_at)  # nobody waits for it any more
             if not call.absorb_interrupt():
                 await self._booking.end(call, admitted, ending)
                 raise
@@ -309,7 +347,10 @@ class Pipeline:
         if parsed is not None and (rendered := request.rendered(parsed, model)) is not None:
             body, shown_type = rendered
             head = (b"content-type", shown_type.encode())
-        cost = await self._booking.end(call, admitted, Ending(metered, outcome))
+        ending = Ending(metered, outcome)
+        cost = await self._booking.end(call, admitted, ending)
+        if admitted.cache_key:
+            await self._repeats.keep_whole(call, admitted, ending, cost, body, parsed, head[1])
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, parsed)) or body
         headers = self._answer_headers(call, admitted)
@@ -352,13 +393,17 @@ class Pipeline:
             return ending
         admitted.status = 200
         outcome: Outcome = "client_gone" if responder.is_gone else "ok"
-        cost = await self._booking.end(call, admitted, Ending(metered, outcome))
+        ending = Ending(metered, outcome)
+        cost = await self._booking.end(call, admitted, ending)
         answer = None if request.is_streaming else parsed if translator is None else parse_answer(body)
+        if admitted.cache_key and not request.is_streaming:
+            await self._repeats.keep_whole(call, admitted, ending, cost, body, answer, _JSON[1])
         if request.keeps_state:
             body = await request.keep(_answered(call, admitted, cost, body, answer)) or body
         headers = [*self._answer_headers(call, admitted), *upstream_headers(answered_by, self._key(admitted))]
         if request.is_streaming:
             responder.start(200, [*headers, *EVENT_STREAM])
+            await self._repeats.keep_stream(call, admitted, ending, cost, responder, body)
             await responder.end(body)
         else:
             headers.append((b"x-gateway-cost-usd", usd(cost).encode()))
@@ -417,7 +462,10 @@ class Pipeline:
                 responder.abort()  # nothing but a broken body can tell
                 return None
             rest = last
-        await responder.end(rest + relay.held_back())
+        rest += relay.held_back()
+        if admitted.cache_key:
+            await self._repeats.keep_stream(call, admitted, ending, cost, responder, rest)
+        await responder.end(rest)
         return None
 
     def _watch_stream(self, call: Call, row: ProviderRow, responder: Responder) -> None:
@@ -475,6 +523,8 @@ class Pipeline:
             headers.append((b"x-gateway-clamped-max-tokens", b"%d" % admitted.clamped_to))
         if admitted.attempts.made > 1:
             headers.append((b"x-gateway-attempts", b"%d" % admitted.attempts.made))
+        if admitted.cache_wish and (shown := cache_header(admitted)) is not None:
+            headers.append(shown)
         if hold.route.payer != "quota":
             headers.append((b"x-gateway-payer", hold.route.payer.encode()))
         return headers
@@ -487,6 +537,8 @@ class Pipeline:
         `known` are the headers of an admitted call, its request id among them.
         """
         if not call.is_ended:
+            if error.code == "insufficient_quota" and call.account is not None:
+                self._signals.refused(call.account, error.metadata or {})
             self._metrics.rejected(call.endpoint, error.code or "")
             log_request(
                 "request_rejected",
@@ -522,9 +574,3 @@ def _answered(
 ) -> Answered:
     assert call.account is not None  # noqa: S101 -- nobody is admitted without one
     return Answered(call.request_id, call.account, admitted.model, body, answer, relay, cost_nano_usd)
-
-
-def _look_at(hold: "asyncio.Future[None]") -> None:
-    """An error that is not looked at would be logged as forgotten."""
-    if not hold.cancelled():
-        hold.exception()

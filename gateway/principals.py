@@ -1,10 +1,11 @@
-"""Rows of the database -> whom a call is made for: plan, overrides and grants put together.
+"""Rows of the database -> whom a call is made for: plan, overrides, throttle and grants put together.
 
 Everything here reads and computes; what is remembered, and for how long, is `gateway.auth`'s to know. What cannot be put
 together (a plan that left the file, overrides that mean nothing any more) is refused for that key alone.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ import orjson
 import structlog
 from sqlalchemy import Select, func, select
 
-from gateway.errors import GatewayError, PolicyDenied, RequestError, Unauthenticated
+from gateway.errors import DO_NOT_RETRY, GatewayError, PolicyDenied, RequestError, Unauthenticated
 from gateway.ledger.database import Database
-from gateway.ledger.schema import creators, credit_grants, virtual_keys
+from gateway.ledger.schema import creators, credit_grants, throttles, virtual_keys
 from gateway.plans import key_limits, with_key_overrides, with_overrides
 from policies.types import Account, Plan, PromoGrant
 
@@ -23,6 +24,7 @@ __all__ = [
     "Principal",
     "denied",
     "newcomer",
+    "paused",
     "plan_unknown",
     "read_acting",
     "read_creator",
@@ -39,24 +41,35 @@ _log = structlog.get_logger()
 
 
 class Principal(NamedTuple):
+    """Whom a call is made for, and for how long that stands if nobody writes. Instants are Unix times."""
+
     account: Account
-    expires_at_s: float
-    """Unix time; infinite for keys without an end."""
+    expires_at_s: float = _NEVER
+    """Infinite for keys without an end."""
+    reload_at_s: float = _NEVER
+    """When the account must be read anew, because a throttle on it ends; infinite where none does."""
+    is_paused: bool = False
+    """The key is known, and its calls are refused."""
 
 
-async def read_principal(database: Database, plans: Plans, digest: str) -> Principal | None:
+async def read_principal(database: Database, plans: Plans, digest: str, now_s: float) -> Principal | None:
     """Whose key has this digest; None if nobody's, or if key or creator may not be used. Raises `PolicyDenied`."""
     row = await database.fetch_one(_KEYS.where(virtual_keys.c.digest == digest))
     if row is None:
         return None
-    account = await _account(database, plans, row)
-    return Principal(account, _NEVER if row["expires_at"] is None else row["expires_at"] / 1000)
+    return Principal(
+        await _account(database, plans, row, now_s),
+        expires_at_s=_NEVER if row["expires_at"] is None else row["expires_at"] / 1000,
+        reload_at_s=_throttle_ends(row, now_s),
+        is_paused=row["paused_at"] is not None,
+    )
 
 
-async def read_acting(database: Database, plans: Plans, key_id: str, creator: str) -> Account | None:
-    """The account of `creator` as the key `key_id` acts for it; None if there never was such a creator.
+async def read_acting(database: Database, plans: Plans, key_id: str, creator: str, now_s: float) -> Principal | None:
+    """`creator` as the key `key_id` acts for it; None if there never was such a creator.
 
-    Raises `Unauthenticated` when the key was revoked meanwhile, `PolicyDenied` for a creator that is deleted or inactive.
+    Raises `Unauthenticated` when the key was revoked meanwhile, `PolicyDenied` when it was paused, and for a creator that
+    is deleted or inactive.
     """
     key = await _read_key(database, key_id)
     row = await database.fetch_one(_CREATOR.where(creators.c.id == creator))
@@ -64,35 +77,39 @@ async def read_acting(database: Database, plans: Plans, key_id: str, creator: st
         return None
     if row["deleted_at"] is not None or not row["is_active"]:
         raise denied("The creator this call names is deleted or not active.", "creator_inactive")
-    return await _account(database, plans, {**key, **row})
+    account = await _account(database, plans, {**key, **row}, now_s)
+    return Principal(account, reload_at_s=_throttle_ends(row, now_s))
 
 
 async def newcomer(database: Database, plans: Plans, key_id: str, creator: str) -> Account | None:
     """The account `creator` will have once the key `key_id` brings it; None if the key brings nobody. Writes nothing.
 
-    Raises `Unauthenticated` when the key was revoked meanwhile, `PolicyDenied` when its default plan is gone.
+    Raises `Unauthenticated` when the key was revoked meanwhile, `PolicyDenied` when it was paused or its default plan is
+    gone.
     """
     key = await _read_key(database, key_id)
     if key["default_plan"] is None:
         return None
     made = {"creator_id": creator, "account_id": creator, "plan": key["default_plan"], "creator_overrides": "{}"}
-    return await _account(database, plans, {**key, **made})
+    return await _account(database, plans, {**key, **made, **_NO_THROTTLE}, 0.0)
 
 
 async def _read_key(database: Database, key_id: str) -> Row:
     key = await database.fetch_one(_KEY.where(virtual_keys.c.id == key_id))
     if key is None:
         raise refused()
+    if key["paused_at"] is not None:
+        raise paused()
     return key
 
 
-async def read_creator(database: Database, plans: Plans, creator: str) -> Account | None:
+async def read_creator(database: Database, plans: Plans, creator: str, now_s: float) -> Account | None:
     """The account of `creator` as a key without restrictions of its own has it; None if there is no such creator."""
     row = await database.fetch_one(_CREATOR.where(creators.c.id == creator, creators.c.deleted_at.is_(None)))
-    return None if row is None else await _account(database, plans, {**_NO_KEY, **row})
+    return None if row is None else await _account(database, plans, {**_NO_KEY, **row}, now_s)
 
 
-async def _account(database: Database, plans: Plans, row: Row) -> Account:
+async def _account(database: Database, plans: Plans, row: Row, now_s: float) -> Account:
     grants = await database.fetch_all(_GRANTS.where(credit_grants.c.creator == row["creator_id"]))
     plan, key_plan = _plans(plans, row)
     models = row["models"]
@@ -100,7 +117,7 @@ async def _account(database: Database, plans: Plans, row: Row) -> Account:
         creator=row["creator_id"],
         account_id=row["account_id"],
         key_id=row["id"],
-        plan=plan,
+        plan=_throttled(plan, row, now_s),
         models=None if models is None else frozenset(orjson.loads(models)),
         key_plan=key_plan,
         credits_granted=sum(grant["credits"] for grant in grants if grant["payer"] == "credits"),
@@ -109,6 +126,21 @@ async def _account(database: Database, plans: Plans, row: Row) -> Account:
         default_plan=row["default_plan"],
         limits_id=row["limits_id"] or "",
     )
+
+
+def _throttle_ends(row: Row, now_s: float) -> float:
+    """When the creator's throttle stops counting; infinite where none counts now."""
+    until_at = row["throttled_until"]
+    return _NEVER if until_at is None or until_at / 1000 <= now_s else float(until_at / 1000)
+
+
+def _throttled(plan: Plan, row: Row, now_s: float) -> Plan:
+    """`plan`, slowed down while a throttle lasts. A window that is set is counted, whatever `plan.counted` says."""
+    if _throttle_ends(row, now_s) == _NEVER:
+        return plan
+    allowed = [row["throttled_to"], plan.requests_per_minute]
+    slowed = min(requests for requests in allowed if requests is not None)
+    return replace(plan, requests_per_minute=slowed, is_overridden=True)
 
 
 def _plans(plans: Plans, row: Row) -> tuple[Plan, Plan | None]:
@@ -151,6 +183,7 @@ _KEY = select(
     virtual_keys.c.id,
     virtual_keys.c.models,
     virtual_keys.c.expires_at,
+    virtual_keys.c.paused_at,
     virtual_keys.c.overrides.label("key_overrides"),
     virtual_keys.c.scopes,
     virtual_keys.c.default_plan,
@@ -159,18 +192,27 @@ _KEY = select(
 
 _NO_KEY = {"id": "", "models": None, "key_overrides": "{}", "scopes": "[]", "default_plan": None, "limits_id": None}
 
-_CREATOR = select(
+_CREATOR_COLUMNS = (
     creators.c.id.label("creator_id"),
     creators.c.account_id,
     creators.c.plan,
     creators.c.overrides.label("creator_overrides"),
     creators.c.is_active,
     creators.c.deleted_at,
+    throttles.c.requests_per_minute.label("throttled_to"),
+    throttles.c.until_at.label("throttled_until"),
+)
+_NO_THROTTLE = {"throttled_to": None, "throttled_until": None}
+
+_CREATOR: Select[Any] = (
+    select(*_CREATOR_COLUMNS).select_from(creators).outerjoin(throttles, throttles.c.creator == creators.c.id)
 )
 
 _KEYS: Select[Any] = (
-    _KEY.add_columns(*_CREATOR.selected_columns)
+    _KEY.add_columns(*_CREATOR_COLUMNS)
+    .select_from(virtual_keys)
     .join(creators, creators.c.id == virtual_keys.c.creator_id)
+    .outerjoin(throttles, throttles.c.creator == creators.c.id)
     .where(creators.c.is_active, creators.c.deleted_at.is_(None))
 )
 
@@ -187,6 +229,16 @@ def refused() -> GatewayError:
     return Unauthenticated(
         "The API key is not valid: it is unknown, expired or revoked. Ask the gateway's admin for one.",
         headers=CHALLENGE,
+    )
+
+
+def paused() -> GatewayError:
+    return PolicyDenied(
+        "This key is paused, for unusual use or by an admin: an admin of the gateway can resume it.",
+        status=403,
+        type="invalid_request_error",
+        code="key_paused",
+        headers=DO_NOT_RETRY,
     )
 
 

@@ -22,3 +22,9 @@ def _finished(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled() and (exc := task.exception()) is not None:
         _log.error("background_task_failed", task=task.get_name(), exc_info=exc)
+
+
+def look_at(future: "asyncio.Future[Any]") -> None:
+    """A callback for what nobody may come to wait for: an error that is not looked at would be logged as forgotten."""
+    if not future.cancelled():
+        future.exception()

@@ -51,7 +51,9 @@ class Desk:
     async def admit(self, request: ModelRequest, **headers: str) -> Admitted:
         self.calls.append(Call(request.endpoint))
         named = _named(headers)
-        return await self.gateway.services.admission.admit(self.calls[-1], await self.account(), named, request, "")
+        admission = self.gateway.services.admission
+        course = await admission.begin(self.calls[-1], await self.account(), named, request, "")
+        return await admission.admit(self.calls[-1], course)
 
     async def preview(self, request: ModelRequest, **headers: str) -> Preview:
         return await self.gateway.services.admission.preview(await self.account(), _named(headers), request, "")

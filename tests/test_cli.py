@@ -117,6 +117,19 @@ def test_creators_and_keys_live_over_the_file(ask, run):
     assert ask("creators", "list") == []
 
 
+def test_a_key_is_paused_and_resumed(ask, run):
+    ask("creators", "add", "acme")
+    key = ask("keys", "create", "acme")
+    paused = ask("keys", "pause", key["key"])
+    assert (paused["id"], paused["status"], paused["paused_at"] is None) == (key["id"], "paused", False)
+    code, out, _ = run("keys", "list", "acme")
+    assert (code, " paused " in out, paused["paused_at"] in out) == (0, True, True)
+    assert ask("keys", "resume", key["id"])["paused_at"] is None
+    assert [(row["status"], row["paused_at"]) for row in ask("keys", "list", "acme")] == [("active", None)]
+    code, _, err = run("keys", "pause", "nothing")
+    assert (code, "no key with this id" in err) == (1, True)
+
+
 def test_a_service_key_is_made_with_its_default_plan(ask, run):
     ask("creators", "add", "app")
     key = ask("keys", "create", "app", "--act-for", "--default-plan", "pro")

@@ -1,4 +1,5 @@
-"""What the program has, the README and docs/ have: settings, endpoints, headers, error codes, policies, plans, commands."""
+"""What the program has, the README and docs/ have: settings, endpoints, headers, error codes, policies, plans, commands, notices,
+metrics."""
 
 import ast
 import re
@@ -13,8 +14,11 @@ import typer.main
 from starlette.routing import Route
 
 from gateway import catalog, deployment_rows
+from gateway.anomalies.words import FIGURES
 from gateway.answers import _RATELIMIT_UNITS
 from gateway.app import _CREATOR_MODULES, _ENDPOINTS, _IMAGE_ENDPOINTS, DIALECTS
+from gateway.cache.base import Kind as CacheKind
+from gateway.cache.responses import _WORDS as CACHE_WISHES
 from gateway.catalog import load_catalog
 from gateway.cli import app as cli
 from gateway.config import Settings
@@ -24,23 +28,29 @@ from gateway.endpoints.responses import Responses
 from gateway.estimating import READERS
 from gateway.ledger.entry_json import ENTRY_FIELDS
 from gateway.ledger.records import Kind, Outcome, UsageSource
+from gateway.metrics import Metrics
+from gateway.notices.base import Kind as NoticeKind
+from gateway.notices.words import _SUBJECTS
 from gateway.plans import load_plans, plan_to_json
 from gateway.price_rows import PRICE_KEYS
 from gateway.provider_rows import DIALECTS as WORDS
 from gateway.provider_rows import ProviderRow
+from gateway.repeats import _SHOWN
 from policies import POLICIES
-from policies.types import Plan
+from policies.types import AnomalyAction, BudgetAction, CacheScope, CacheUse, Plan
 
 _OWN_HEADER = re.compile(r"x-gateway-[a-z-]+")
 _OTHER_HEADERS = {
     *("x-request-id", "x-upstream-request-id", "x-should-retry", "retry-after", "retry-after-ms"),
-    *("idempotency-key", "openai-processing-ms", "openai-version"),
+    *("idempotency-key", "age", "openai-processing-ms", "openai-version"),
+    *("webhook-id", "webhook-timestamp", "webhook-signature"),
 }
 _LOG_LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-LEDGER, PRICING, PROVIDERS, ENDPOINTS = (
-    (ROOT / "docs" / f"{name}.md").read_text() for name in ("ledger", "pricing", "providers", "endpoints")
+LEDGER, PRICING, PROVIDERS, ENDPOINTS, PLANS, REPEATS, NOTICES = (
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("ledger", "pricing", "providers", "endpoints", "plans", "repeats", "notices")
 )
 DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
@@ -145,6 +155,45 @@ def flags() -> set[str]:
     return found
 
 
+def cache_answers() -> set[str]:
+    """What `x-gateway-cache` says in an answer: beside the table of it, what stands with its name in a pair."""
+    found = set(_SHOWN.values())
+    for node in nodes("gateway"):
+        match node:
+            case ast.Tuple(elts=[ast.Constant(value=b"x-gateway-cache"), ast.Constant(value=bytes(word))]):
+                found.add(word)
+    return {word.decode() for word in found}
+
+
+def metrics() -> set[tuple[str, str]]:
+    """Name and kind, as a scrape has them."""
+    text = Metrics(calls_in_flight=lambda: 0, is_ready=lambda: True).render().decode()
+    return set(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+
+
+def notice_figures() -> set[str]:
+    """The names under which notices have their figures; money is `used_*` for `used_nano_usd` and `used_usd`."""
+    found = set()
+    for module in ("gateway/notices/words.py", "gateway/anomalies/words.py"):
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            if isinstance(node, ast.Dict):
+                found |= {
+                    key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+                }
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "_money":
+                name = node.args[0]
+                assert isinstance(name, ast.Constant)
+                assert isinstance(name.value, str)
+                found.add(f"{name.value}_*")
+    return found - _SUBJECTS.keys()
+
+
+def kinds_told() -> dict[str, str]:
+    """Kind of a notice -> its row."""
+    rows = NOTICES.partition("\n## What is told\n")[2].partition("\n## ")[0].splitlines()
+    return {row.split("`")[1]: row for row in rows if row.startswith("| `") and not row.startswith("| `kind`")}
+
+
 def commands() -> set[str]:
     root = typer.main.get_command(cli)
     found = set()
@@ -180,6 +229,78 @@ def test_every_policy_is_documented(policy: str) -> None:
 @pytest.mark.parametrize("field", sorted(plan_to_json(Plan("any")).keys() - {"name", "budget_is_auto"}))
 def test_every_field_of_a_plan_is_documented(field: str) -> None:
     assert f"| `{field}` |" in DOCS
+
+
+_PLAN_WORDS = {
+    "when_budget_reached": BudgetAction,
+    "cache": CacheUse,
+    "cache_scope": CacheScope,
+    "when_unusual": AnomalyAction,
+}
+
+
+@pytest.mark.parametrize(("key", "word"), [(key, word) for key, kind in _PLAN_WORDS.items() for word in get_args(kind)])
+def test_every_word_of_a_plan_is_documented(key: str, word: str) -> None:
+    """Beside its key, or in a table of its own that begins with the key; and in the comments of the packaged file."""
+    row, *_ = re.findall(rf"^\| `{key}` \| .*$", PLANS, re.MULTILINE)
+    own = PLANS.partition(f"\n| `{key}` | the ")[2].partition("\n\n")[0]
+    assert f"`{word}`" in row or f"\n| `{word}` |" in own
+    packaged = (ROOT / "policies" / "plans.toml").read_text()
+    assert f'"{word}"' in packaged.partition(f"\n# {key} ")[2].partition("\n\n")[0]
+
+
+def test_no_key_of_a_plan_that_takes_words_is_missing_above() -> None:
+    taking_words = {field.name for field in fields(Plan) if isinstance(field.default, str)}
+    assert taking_words == _PLAN_WORDS.keys()
+
+
+def test_the_searches_find_the_words_of_the_cache_and_the_figures_they_should() -> None:
+    assert cache_answers() == {"hit", "miss", "refresh", "bypass"}
+    assert {"limit_name", "used_*", "percent", "key_ids", "threshold_calls", "left_credits"} <= notice_figures() | {
+        f"{name}_calls" for name in FIGURES
+    }
+
+
+@pytest.mark.parametrize("word", sorted(cache_answers()))
+def test_every_answer_of_the_cache_is_documented(word: str) -> None:
+    assert f"| `{word}` |" in REPEATS.partition("| `x-gateway-cache` | what |")[2].partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("word", [word.decode() for word in CACHE_WISHES])
+def test_every_wish_of_the_cache_is_documented(word: str) -> None:
+    (head,) = re.findall(r"^\| plan's `cache` \|.*$", REPEATS, re.MULTILINE)
+    (row,) = re.findall(r"^\| `x-gateway-cache` \| `on`.*$", README, re.MULTILINE)
+    assert re.search(rf"[` ]{word}`", head)
+    assert f"`{word}`" in row
+
+
+@pytest.mark.parametrize("kind", get_args(CacheKind))
+def test_every_kind_of_kept_answer_is_documented(kind: str) -> None:
+    assert re.search(rf"^\| `{kind}` \| .* \| `GATEWAY_CACHE_{kind.upper()}_TTL_S`, ", REPEATS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", get_args(NoticeKind))
+def test_every_kind_of_notice_is_documented(kind: str) -> None:
+    assert kinds_told()[kind].count("|") == 5
+
+
+def test_no_documented_kind_of_notice_is_gone() -> None:
+    assert kinds_told().keys() == set(get_args(NoticeKind))
+
+
+@pytest.mark.parametrize("figure", sorted(notice_figures() | {f"{name}_calls" for name in FIGURES}))
+def test_every_figure_of_a_notice_is_documented(figure: str) -> None:
+    assert f"`{figure}`" in "".join(kinds_told().values())
+
+
+@pytest.mark.parametrize(("name", "kind"), sorted(metrics()))
+def test_every_metric_is_documented(name: str, kind: str) -> None:
+    assert f"| `{name}` | {kind} |" in LEDGER
+
+
+def test_no_documented_metric_is_gone() -> None:
+    section = LEDGER.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE)) == metrics()
 
 
 def test_the_searches_find_the_flags_events_and_headers_they_should() -> None:

@@ -17,6 +17,9 @@ LABELS = {
     "gateway_refused": {"endpoint", "code"},
     "gateway_rejected": {"endpoint", "code"},
     "gateway_failed_attempts": {"provider", "error"},
+    "gateway_cache_lookups": {"result"},
+    "gateway_cache_saved_nano_usd": set(),
+    "gateway_idempotent_replays": set(),
     "gateway_calls": ROUTE_LABELS | {"outcome"},
     "gateway_cost_nano_usd": ROUTE_LABELS,
     "gen_ai_client_token_usage": ROUTE_LABELS | {"gen_ai_token_type"},
@@ -134,3 +137,17 @@ def test_a_code_with_anything_in_it_does_not_break_the_page() -> None:
     code = 'a"b\\c\nd}'
     page.rejected("chat", code)
     assert value(page, "gateway_rejected_total", code=code) == 1
+
+
+def test_kept_answers_are_counted_with_what_they_saved() -> None:
+    page = metrics()
+    page.cache_looked_up(is_hit=True)
+    page.cache_looked_up(is_hit=False)
+    page.cache_looked_up(is_hit=False)
+    page.replayed()
+    page.finished(entry("hit", changes={"cached": True, "cost_nano_usd": 0, "saved_nano_usd": 2_700}), 0.001)
+    page.finished(entry("miss"), 0.3)
+    assert value(page, "gateway_cache_lookups_total", result="hit") == 1
+    assert value(page, "gateway_cache_lookups_total", result="miss") == 2
+    assert value(page, "gateway_cache_saved_nano_usd_total") == 2_700
+    assert value(page, "gateway_idempotent_replays_total") == 1

@@ -50,6 +50,9 @@ models = ["gpt-4.1", "org/some model@1"]
 tiers = ["premium", "standard"]
 endpoints = ["chat", "images"]
 addresses = ["192.0.2.0/24", "2001:DB8::/32", "198.51.100.7"]
+cache = "on"
+cache_scope = "shared"
+when_unusual = "pause"
 
 [plans.all.providers.openai]
 requests_per_minute = 10
@@ -137,6 +140,9 @@ def test_every_key_arrives_where_it_belongs(write: Write) -> None:
             "openai": ProviderLimits(requests_per_minute=10, tokens_per_day=20),
             "azure-2": ProviderLimits(requests_per_hour=30),
         },
+        cache="on",
+        cache_scope="shared",
+        when_unusual="pause",
         prices={
             "gpt-4.1": {"input": 2_500_000, "reasoning": 1, "credits": 5},
             "dall-e": {"image:1024x1024/hd": 80_000_000_000, "image:512x512/*": 0, "image:*/*": 10**12},
@@ -267,6 +273,15 @@ def test_optional_windows_of_one_plan_are_counted_for_all(write: Write) -> None:
         pytest.param("[plans.free]\nbudget_usd_per_month = 'some'\n", 2, "decimal number", id="words as a budget"),
         pytest.param("[plans.free]\nwhen_budget_reached = 'stop'\n", 2, "must be one of", id="unknown action"),
         pytest.param("[plans.free]\nwhen_budget_reached = ['deny']\n", 2, "must be one of", id="a list of actions"),
+        pytest.param("[plans.free]\ncache = 'off'\n", 2, "one of asked, on, never", id="another use of the cache"),
+        pytest.param("[plans.free]\ncache = true\n", 2, "one of asked, on, never", id="a truth as a use"),
+        pytest.param("[plans.free]\ncache_scope = 'all'\n", 2, "one of creator, shared", id="another scope"),
+        pytest.param(
+            "[plans.free]\nwhen_unusual = 'stop'\n",
+            2,
+            "one of notify, throttle, pause",
+            id="another answer to unusual use",
+        ),
         pytest.param("[plans.free]\npayers = []\n", 2, "one or more of", id="no payer"),
         pytest.param("[plans.free]\npayers = ['bank']\n", 2, "one or more of", id="unknown payer"),
         pytest.param("[plans.free]\npayers = 'quota'\n", 2, "one or more of", id="payers in one word"),
@@ -377,6 +392,11 @@ def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
             Plan("pro", 100, 50 * USD, payers=("quota",), free_images_per_day=0, when_budget_reached="deny"),
             id="choices",
         ),
+        pytest.param(
+            {"cache": "never", "cache_scope": "shared", "when_unusual": "throttle"},
+            Plan("pro", 100, 50 * USD, cache="never", cache_scope="shared", when_unusual="throttle"),
+            id="what becomes of kept answers and of unusual use",
+        ),
     ],
 )
 def test_overrides_stand_above_the_plan(overrides: dict[str, object], plan: Plan) -> None:
@@ -485,6 +505,10 @@ def test_what_is_counted_because_of_other_plans_stays_counted(write: Write) -> N
         pytest.param("quota_usd_per_month", 10**5_000, "above", id="absurd money"),
         pytest.param("quota_usd_per_month", "0.0000000001", "finer", id="finer than a nano-dollar"),
         pytest.param("when_budget_reached", None, "must be one of", id="null action"),
+        pytest.param("cache", "off", "must be one of", id="unknown use of the cache"),
+        pytest.param("cache", None, "must be one of", id="null use of the cache"),
+        pytest.param("cache_scope", ["shared"], "must be one of", id="scopes as a list"),
+        pytest.param("when_unusual", {}, "must be one of", id="an object as an action"),
         pytest.param("payers", None, "one or more of", id="null payers"),
         pytest.param("payers", [{}], "one or more of", id="objects as payers"),
         pytest.param("models", [], "must not be empty", id="no model"),
@@ -557,15 +581,18 @@ def test_a_keys_limits_stand_beside_the_creators_and_the_rest_above() -> None:
         "payers": ["credits"],
         "free_images_per_day": 1,
         "when_budget_reached": "deny",
+        "cache": "never",
+        "cache_scope": "shared",
+        "when_unusual": "pause",
     }
+    limits = {"requests_per_hour", "quota_usd_per_month", "budget_usd_per_month", "providers"}
     assert with_key_overrides(plan, overrides) == with_overrides(
-        plan,
-        {key: overrides[key] for key in ("models", "prices", "payers", "free_images_per_day", "when_budget_reached")},
+        plan, {key: value for key, value in overrides.items() if key not in limits}
     )
-    limits = key_limits(overrides)
-    assert limits is not None
-    assert limits == Plan(
-        limits.name,
+    own = key_limits(overrides)
+    assert own is not None
+    assert own == Plan(
+        own.name,
         requests_per_hour=3,
         quota_nano_usd_per_month=2 * USD,
         budget_nano_usd_per_month=USD,
@@ -623,6 +650,9 @@ def test_a_plan_is_shown_in_the_words_of_the_file(write: Write) -> None:
         "tiers": ["premium", "standard"],
         "endpoints": ["chat", "images"],
         "addresses": ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"],
+        "cache": "on",
+        "cache_scope": "shared",
+        "when_unusual": "pause",
         "providers": {
             "azure-2": {"requests_per_hour": 30},
             "openai": {"requests_per_minute": 10, "tokens_per_day": 20},
@@ -639,6 +669,7 @@ def test_a_plan_without_limits_is_shown_with_nulls() -> None:
     assert shown["quota_usd_per_month"] is None
     assert shown["models"] is None
     assert (shown["providers"], shown["prices"]) == ({}, {})
+    assert (shown["cache"], shown["cache_scope"], shown["when_unusual"]) == ("asked", "creator", "notify")
 
 
 def test_a_credit_package_is_shown_in_the_words_of_the_file() -> None:
@@ -674,6 +705,9 @@ plans = st.builds(
     providers=st.dictionaries(
         st.sampled_from(["openai", "azure"]), st.builds(ProviderLimits, tokens_per_minute=st.integers(0, 10**12))
     ),
+    cache=st.sampled_from(["asked", "on", "never"]),
+    cache_scope=st.sampled_from(["creator", "shared"]),
+    when_unusual=st.sampled_from(["notify", "throttle", "pause"]),
     prices=st.dictionaries(st.sampled_from(["gpt-4.1", "org/m@1"]), price_rows),
 )
 

@@ -2,10 +2,13 @@
 
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["CacheStats", "CacheStore", "CachedAnswer", "Kind"]
+__all__ = ["CacheStats", "CacheStore", "CachedAnswer", "Kind", "Wish"]
 
 Kind = Literal["chat", "completion", "embedding", "image"]
 """What a kept answer is: decides on how long it is kept."""
+
+Wish = Literal["", "read", "refresh", "bypass"]
+"""What one call wants of kept answers: nothing, to read and keep, to keep only; `bypass`: it would, but cannot."""
 
 
 class CachedAnswer(NamedTuple):

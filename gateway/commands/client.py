@@ -126,7 +126,7 @@ def running_client(settings: "Settings") -> Iterator[AdminClient]:
 
     address = _listening_socket(settings.data_dir)
     if address is None:
-        raise ConfigError(f"no gateway is running on {settings.data_dir}: there is nothing to reload")
+        raise ConfigError(f"no gateway is running on {settings.data_dir}: start it first")
     with _over_socket(address) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""`gateway keys` and `gateway admin-keys`: made, listed, rotated, revoked. A key's text is printed once, when it is made."""
+"""`gateway keys` and `gateway admin-keys`: made, listed, paused, rotated, revoked. A key's text is printed once, when it is made."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,19 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Virtual keys: what creators call the gateway with.")
 admin_app = typer.Typer(no_args_is_help=True, help="Admin keys: what the admin API is called with.")
 
-_COLUMNS = ("id", "name", "last4", "status", "models", "overrides", "scopes", "created_at", "expires_at", "replaced_by")
+_COLUMNS = (
+    "id",
+    "name",
+    "last4",
+    "status",
+    "models",
+    "overrides",
+    "scopes",
+    "created_at",
+    "expires_at",
+    "paused_at",
+    "replaced_by",
+)
 _ADMIN_COLUMNS = ("id", "status", "created_at", "revoked_at")
 _SHOWN_ONCE = "The key is shown once and cannot be read again."
 _PREFIXES = ("sk-gw-", "sk-gwadmin-")
@@ -74,6 +86,20 @@ def revoke(id: KeyId, as_json: AsJson = False) -> None:
     """Revoke a key: it is refused from the next call on."""
     with admin_client(_settings()) as client:
         _show(client.request("DELETE", f"/admin/keys/{_public_id(id)}").json(), as_json)
+
+
+@app.command()
+def pause(id: KeyId, as_json: AsJson = False) -> None:
+    """Pause a key: its calls are refused from the next one on, until it is resumed."""
+    with admin_client(_settings()) as client:
+        _show(client.request("POST", f"/admin/keys/{_public_id(id)}/pause").json(), as_json)
+
+
+@app.command()
+def resume(id: KeyId, as_json: AsJson = False) -> None:
+    """Resume a paused key."""
+    with admin_client(_settings()) as client:
+        _show(client.request("POST", f"/admin/keys/{_public_id(id)}/resume").json(), as_json)
 
 
 @app.command()

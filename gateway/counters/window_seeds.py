@@ -17,7 +17,7 @@ import orjson
 
 from gateway.counters.base import CounterSeeds
 from gateway.errors import RequestError
-from gateway.ledger.counted import WindowUse, own_limits, window_use
+from gateway.ledger.counted import WindowUse, own_limits, throttled_creators, window_use
 from gateway.ledger.database import Database
 from gateway.plans import key_limits, with_overrides
 from policies import rate_limit, token_rate
@@ -25,7 +25,10 @@ from policies.owners import Owner, creator_owner, is_key, key_owner
 from policies.types import Plan
 from policies.windows import WINDOWS, optional_fields
 
-__all__ = ["own_windows", "owners_in", "seed_new_windows", "seed_windows", "windows_added"]
+__all__ = ["THROTTLED", "own_windows", "owners_in", "seed_new_windows", "seed_windows", "windows_added"]
+
+THROTTLED = frozenset({"requests_per_minute"})
+"""The window that a throttle on a creator lowers, named as in `Plan.counted`."""
 
 _HOUR_S, _DAY_S = 3_600, 86_400
 _STEPS_S = {_HOUR_S: 1, _DAY_S: 60}
@@ -36,8 +39,9 @@ _NO_SPANS: frozenset["_Span"] = frozenset()
 
 
 async def seed_windows(counters: CounterSeeds, database: Database, *, plans: Mapping[str, Plan], now: datetime) -> None:
-    """Fill every window that is counted, by `plans` or by overrides of creators and keys. Nothing may be in flight."""
-    spans = await _read_spans(database, plans)
+    """Fill every window that is counted, by `plans`, by overrides of creators and keys, or by throttles. Nothing may be in
+    flight."""
+    spans = await _read_spans(database, plans, now.timestamp())
 
     def read(providers: Collection[str], since_s: float, step_s: int) -> AsyncIterator[list[WindowUse]]:
         return window_use(database, since_s=since_s, step_s=step_s, providers=providers)
@@ -139,11 +143,14 @@ class _Seed:
         self.admitted: list[tuple[float, int]] = []
 
 
-async def _read_spans(database: Database, plans: Mapping[str, Plan]) -> _Spans:
+async def _read_spans(database: Database, plans: Mapping[str, Plan], now_s: float) -> _Spans:
     by_creator, by_key = await own_limits(database)
     core = {window.field for window in WINDOWS.values() if window.is_core}
     common = core.union(*(plan.counted | optional_fields(plan) for plan in plans.values()))
     own = {creator_owner(creator): spans for creator, spans in _own_spans(by_creator)}
+    for creator in await throttled_creators(database, now_s):
+        owner = creator_owner(creator)
+        own[owner] = own.get(owner, _NO_SPANS) | frozenset(_spans(THROTTLED))
     for key_id, overrides in by_key.items():
         plan = _own_plan(overrides, key_limits)
         fields = optional_fields(plan) | {field for field in core if getattr(plan, field) is not None}

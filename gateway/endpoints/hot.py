@@ -1,6 +1,8 @@
 """The paths calls come in on, before any router: plain ASGI callables that hand the request to the pipeline."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from starlette.types import Receive, Scope, Send
@@ -11,6 +13,7 @@ from gateway.errors import RequestError
 from gateway.front import CYCLE, FrontResponder
 from gateway.model_request import ModelRequest
 from gateway.pipeline import Pipeline
+from gateway.repeats import IDEMPOTENCY_KEY
 from gateway.responder import Header
 
 
@@ -37,6 +40,10 @@ class ModelEndpoint(ABC):
             return
         headers = scope["headers"]
         client = scope.get("client")
+        fingerprint: Callable[[], str] = str
+        if IDEMPOTENCY_KEY in [name for name, _ in headers]:
+            body = self._pipeline.body_hash(receive, dict(headers).get(b"content-type", b""))
+            receive, fingerprint = body.hashed, partial(body.fingerprint, "POST", self.path)
         await self._pipeline.serve(
             self.endpoint,
             lambda: self.read(headers, receive),
@@ -44,6 +51,7 @@ class ModelEndpoint(ABC):
             FrontResponder(scope.pop(CYCLE)),  # the cycle holds the scope; the scope need not hold the cycle
             client[0] if client else "",
             self.shape,
+            fingerprint,
         )
 
 

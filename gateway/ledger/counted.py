@@ -14,7 +14,7 @@ from gateway.decision import decision_json
 from gateway.ledger.database import Database
 from gateway.ledger.ids import id_floor
 from gateway.ledger.periods import ms_of
-from gateway.ledger.schema import IS_CREDITS, creators, entries, holds, usage_daily, virtual_keys
+from gateway.ledger.schema import IS_CREDITS, creators, entries, holds, throttles, usage_daily, virtual_keys
 from gateway.usage import Usage
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "month_use",
     "newest_decisions",
     "own_limits",
+    "throttled_creators",
     "window_use",
 ]
 
@@ -185,6 +186,12 @@ async def own_limits(database: Database) -> tuple[dict[str, str], dict[str, str]
     found = [await database.fetch_all(query) for query in (of_creators, of_keys)]
     by_creator, by_key = ({row["id"]: row["overrides"] for row in rows} for rows in found)
     return by_creator, by_key
+
+
+async def throttled_creators(database: Database, now_s: float) -> list[str]:
+    """Whom a throttle slows down at `now_s` (Unix time)."""
+    query = select(throttles.c.creator).where(throttles.c.until_at > int(now_s * 1000))
+    return [row["creator"] for row in await database.fetch_all(query)]
 
 
 def _window_query(

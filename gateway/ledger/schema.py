@@ -439,6 +439,7 @@ anomalies = _table(
     _number("value"),  # when it was found
     _number("median"),
     _number("deviation"),  # median absolute deviation
+    _number("often"),  # 95th percentile
     _number("threshold"),
     _number("hours"),  # how many the median is of
     _text("action"),  # `notify`, `throttle` or `pause`

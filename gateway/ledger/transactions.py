@@ -90,13 +90,21 @@ class SettleWork(Work):
 class TaskWork(Work):
     """A transaction of its own: `task` runs inside it, and what it returns is the result."""
 
-    __slots__ = ("is_patient", "task")
+    __slots__ = ("is_durable", "is_patient", "task")
 
     def __init__(
-        self, task: "Callable[[Transactions], Any]", on_done: Any, submitted_at: float, *, is_patient: bool = False
+        self,
+        task: "Callable[[Transactions], Any]",
+        on_done: Any,
+        submitted_at: float,
+        *,
+        is_patient: bool = False,
+        is_durable: bool = True,
     ) -> None:
         super().__init__(on_done, submitted_at)
         self.task = task
+        self.is_durable = is_durable
+        """Against a power cut too, and not only against the end of the process."""
         self.is_patient = is_patient
         """Once begun, it is waited for until it is known whether it was committed."""
 
@@ -285,7 +293,7 @@ class Transactions:
             work.error = trouble
             return trouble
         try:
-            work.result = self._transact(lambda: work.task(self), is_durable=True)
+            work.result = self._transact(lambda: work.task(self), is_durable=work.is_durable)
         except sqlite3.IntegrityError as exc:
             work.error = Conflict("This contradicts what is already there.")
             work.error.__cause__ = exc

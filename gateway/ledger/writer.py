@@ -139,17 +139,24 @@ class Writer:
         """
         return await self.run(lambda transactions: transactions.post(entries, corrects=corrects))
 
-    async def write(self, *statements: Executable, is_patient: bool = False) -> list[list[Row]]:
-        """Executes all or none, in one transaction that survives a power cut. Returns the rows of each `returning`.
+    async def write(
+        self, *statements: Executable, is_patient: bool = False, is_durable: bool = True
+    ) -> list[list[Row]]:
+        """Executes all or none, in one transaction that survives a power cut, or, if not `is_durable`, the end of the
+        process. Returns the rows of each `returning`.
 
         Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError` as `run` does.
         """
         compiled = [compile_statement(statement) for statement in statements]
         return await self.run(
-            lambda transactions: [each.run(transactions.connection) for each in compiled], is_patient=is_patient
+            lambda transactions: [each.run(transactions.connection) for each in compiled],
+            is_patient=is_patient,
+            is_durable=is_durable,
         )
 
-    async def run(self, task: Callable[[Transactions], Result], *, is_patient: bool = False) -> Result:
+    async def run(
+        self, task: Callable[[Transactions], Result], *, is_patient: bool = False, is_durable: bool = True
+    ) -> Result:
         """What `task` returned, inside a transaction of its own on the writer's thread; rolled back if it raises.
 
         Keep it short: every call waits meanwhile. It must not touch the event loop. Raises `StoreError` when the store
@@ -158,7 +165,8 @@ class Writer:
         """
         if self._is_closing:
             raise self._refusal()
-        work = TaskWork(task, self._loop.create_future(), self._loop.time(), is_patient=is_patient)
+        on_done, now = self._loop.create_future(), self._loop.time()
+        work = TaskWork(task, on_done, now, is_patient=is_patient, is_durable=is_durable)
         self._submit(work)
         result: Result = await work.on_done
         return result

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import orjson
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import ChatRequest
 from gateway.chat_metering import Report as ChatReport
@@ -93,6 +94,14 @@ class MessagesRequest(PlainRequest):
     @property
     def needs(self) -> frozenset[str]:
         return self._needs
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        return "chat"
+
+    @property
+    def has_tools(self) -> bool:
+        return "tools" in self._needs
 
     @property
     def input_tokens_likely(self) -> int:

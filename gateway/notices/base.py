@@ -1,6 +1,6 @@
 """What a notice is, and who takes it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 __all__ = ["Kind", "Notice", "NoticeBook"]
@@ -41,6 +41,9 @@ class Notice(NamedTuple):
 
 
 class NoticeBook(Protocol):
-    async def record(self, notice: Notice) -> bool:
-        """Durably, with its place in the outbox; False if it was recorded before. Raises `StoreError`."""
+    async def record(self, notice: Notice, *, unless: Collection[str] = ()) -> bool:
+        """Durably, with its place in the outbox; False if it was recorded before. Raises `StoreError`.
+
+        `unless`: nothing is recorded either where one of these once-words was.
+        """
         ...

@@ -6,6 +6,7 @@ Everything is in memory and taken away by `drain`. What a crash loses shows agai
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from gateway.ledger.records import Entry
@@ -14,18 +15,20 @@ from policies.types import Account
 __all__ = ["Downgrade", "ErrorRate", "Heard", "Signals"]
 
 _WINDOW_MINUTES = 10
-_CREATORS_MAX = 100_000
+_ACCOUNTS_MAX = 100_000
 _FINE = frozenset({"ok", "client_gone"})
 _CALLERS_FAULTS = frozenset({400, 404, 413, 415, 422})
 """Answers of a provider that say the request was wrong: nobody needs to look after these."""
 
 
 class Downgrade(NamedTuple):
-    """The last call of a creator that a limit sent to another model."""
+    """The last call of a virtual key that a limit sent to another model."""
 
     account: Account
     requested_model: str
     served_model: str
+    limit_name: str
+    admitted_at: datetime
 
 
 class ErrorRate(NamedTuple):
@@ -40,10 +43,10 @@ class Heard(NamedTuple):
 
     accounts: Mapping[tuple[str, str], Account]
     """(creator, virtual key) -> the account of its last call that was booked or refused for money."""
-    downgrades: Mapping[tuple[str, str], Downgrade]
-    """(creator, name of the limit)."""
-    exhausted: Mapping[tuple[str, str], tuple[Account, Mapping[str, Any]]]
-    """(creator, policy) -> the account, and the `metadata` of the refusal `insufficient_quota`."""
+    downgrades: Mapping[tuple[str, str, str], Downgrade]
+    """(creator, virtual key, name of the limit): a key may have limits of its own."""
+    exhausted: Mapping[tuple[str, str, str], tuple[Account, Mapping[str, Any]]]
+    """(creator, virtual key, name of the limit) -> the account, and the `metadata` of the refusal `insufficient_quota`."""
 
 
 class Signals:
@@ -52,18 +55,18 @@ class Signals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._accounts: dict[tuple[str, str], Account] = {}
-        self._downgrades: dict[tuple[str, str], Downgrade] = {}
-        self._exhausted: dict[tuple[str, str], tuple[Account, Mapping[str, Any]]] = {}
+        self._downgrades: dict[tuple[str, str, str], Downgrade] = {}
+        self._exhausted: dict[tuple[str, str, str], tuple[Account, Mapping[str, Any]]] = {}
         self._minutes: deque[tuple[int, dict[str, list[int]]]] = deque(maxlen=_WINDOW_MINUTES)
         """(minute, provider -> [calls, errors]), the last ones that had a call."""
 
     def finished(self, account: Account, entry: Entry) -> None:
         """A call was booked."""
-        if len(self._accounts) < _CREATORS_MAX:
-            self._accounts[account.creator, account.key_id] = account
-        if entry.downgrade_reason:
-            key = (account.creator, entry.downgrade_reason)
-            self._downgrades[key] = Downgrade(account, entry.attribution.requested_model, entry.route.served_model)
+        if self._hear(account) and (reason := entry.downgrade_reason):
+            told = entry.attribution
+            models = told.requested_model, entry.route.served_model
+            downgrade = Downgrade(account, *models, limit_name=reason, admitted_at=told.admitted_at)
+            self._downgrades[account.creator, account.key_id, reason] = downgrade
         if entry.cached:
             return
         minute = int(self._clock() // 60)
@@ -79,9 +82,17 @@ class Signals:
 
     def refused(self, account: Account, metadata: Mapping[str, Any]) -> None:
         """A call was refused because money has run out (`insufficient_quota`)."""
-        if len(self._accounts) < _CREATORS_MAX:
-            self._accounts[account.creator, account.key_id] = account
-            self._exhausted[account.creator, str(metadata.get("policy", ""))] = (account, metadata)
+        if self._hear(account):
+            name = str(metadata.get("name", ""))
+            self._exhausted[account.creator, account.key_id, name] = (account, metadata)
+
+    def _hear(self, account: Account) -> bool:
+        """False where so many wait already that one more would not fit."""
+        key = (account.creator, account.key_id)
+        if len(self._accounts) >= _ACCOUNTS_MAX and key not in self._accounts:
+            return False
+        self._accounts[key] = account
+        return True
 
     def error_rates(self) -> dict[str, ErrorRate]:
         """By provider, over the last ten minutes. Takes nothing away."""

@@ -15,11 +15,12 @@ Fields: openai-python 3.52.0 (2026-11-16), `types/responses/response_create_para
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import orjson
 import structlog
 
+from gateway.cache.base import Kind
 from gateway.catalog import Model, Price, ProviderRow
 from gateway.chat import ChatRequest
 from gateway.chat_metering import Report, meter_chat
@@ -130,6 +131,15 @@ class ResponsesRequest(PlainRequest):
         if self.chat.has_audio_input:
             found.add("audio")
         return frozenset(found)
+
+    @property
+    def cache_kind(self) -> Kind | Literal[""]:
+        """Only where nothing is kept, continued or referred to."""
+        return "" if self.keeps_state else "chat"
+
+    @property
+    def has_tools(self) -> bool:
+        return bool(self.asked.get("tools"))
 
     @property
     def keeps_state(self) -> bool:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.auth import AdminAuthenticator
 from gateway.endpoints import EXCEPTION_HANDLERS, FORM_BYTES_MAX
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
+from gateway.errors import PolicyDenied
 from gateway.plans import load_plans
 from tests.account_world import INJECTIONS, World, bearer, open_world
 
@@ -64,7 +65,7 @@ async def test_a_creator_lives_from_post_to_delete(admin):
     assert created.status_code == 201
     assert created.headers["content-type"] == "application/json"
     shown = await admin.json("GET", "/admin/creators/acme")
-    assert shown.pop("effective_plan")["name"] == "pro"
+    assert (shown.pop("effective_plan")["name"], shown.pop("throttle")) == ("pro", None)
     assert created.json() == shown
     changed = await admin.json("PATCH", "/admin/creators/acme", {"plan": "free", "is_active": False})
     assert changed == {**created.json(), "plan": "free", "is_active": False}
@@ -298,6 +299,35 @@ async def test_a_rotation_answers_with_the_new_key_once(admin):
     await admin.refused("POST", f"/admin/keys/{old['id']}/rotate", {}, status=409, code="key_not_live")
     listed = await admin.ask("GET", "/admin/creators/acme/keys")
     assert rotated.json()["key"] not in listed.text
+
+
+async def test_a_key_is_paused_and_resumed(admin):
+    key = await admin.world.new_key()
+    path = f"/admin/keys/{key['id']}"
+    paused = await admin.json("POST", f"{path}/pause")
+    assert (paused["id"], paused["status"], paused["paused_at"]) == (key["id"], "paused", "2027-01-15T08:00:00.000Z")
+    assert (await admin.json("GET", "/admin/creators/acme/keys"))["data"] == [paused]
+    with pytest.raises(PolicyDenied, match="paused"):
+        await admin.world.account(key)
+    resumed = await admin.json("POST", f"{path}/resume", {})
+    assert resumed == {**paused, "status": "active", "paused_at": None}
+    assert (await admin.world.account(key)).key_id == key["id"]
+    await admin.json("DELETE", path)
+    for change in ("pause", "resume"):
+        await admin.refused("POST", f"{path}/{change}", status=409, code="key_not_live")
+        await admin.refused("POST", f"/admin/keys/nothing/{change}", status=404, code="key_not_found")
+        await admin.refused("POST", f"{path}/{change}", {"for_s": 60}, status=422, code="unknown_field")
+        await admin.refused("GET", f"{path}/{change}", status=405, code="method_not_allowed")
+
+
+async def test_a_throttled_creator_is_shown_as_such(admin):
+    await admin.json("POST", "/admin/creators", {"id": "acme"})
+    await admin.world.accounts.throttle("acme", 7, int(admin.world.clock.now_s * 1000) + 60_000, "an-anomaly")
+    assert (await admin.json("GET", "/admin/creators/acme"))["throttle"] == {
+        "requests_per_minute": 7,
+        "until_at": "2027-01-15T08:01:00.000Z",
+        "anomaly_id": "an-anomaly",
+    }
 
 
 async def test_admin_keys_can_be_made_and_revoked(admin):

@@ -370,6 +370,8 @@ async def test_a_cost_row_shows_totals_and_money_exactly(five: Admin) -> None:
         "cost_usd": usd(4 * COST),
         "charge_nano_usd": 2 * COST,
         "charge_usd": usd(2 * COST),
+        "saved_nano_usd": 0,
+        "saved_usd": "0",
         "payer_amount": 2 * COST,
     }
     assert found["totals"]["cost_nano_usd"] == 4 * COST
@@ -377,11 +379,35 @@ async def test_a_cost_row_shows_totals_and_money_exactly(five: Admin) -> None:
     assert [(line["creator"], line["charge_usd"], line["calls"]) for line in exported] == [("acme", usd(2 * COST), "3")]
 
 
+async def test_what_kept_answers_saved_is_shown_beside_what_the_rest_cost(admin: Admin) -> None:
+    hit = {"cached": True, "cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
+    await admin.database.ledger.post(
+        [
+            entry("r1"),
+            entry("h1", changes={**hit, "saved_nano_usd": 2 * COST}),
+            entry("h2", creator="zeta", changes={**hit, "saved_nano_usd": 1}),
+        ]
+    )
+    found = await admin.get("/admin/costs", group_by="creator,cached")
+    assert {
+        (row["creator"], row["cached"]): (row["cost_nano_usd"], row["saved_nano_usd"]) for row in found["data"]
+    } == {
+        ("acme", False): (COST, 0),
+        ("acme", True): (0, 2 * COST),
+        ("zeta", True): (0, 1),
+    }
+    assert (found["totals"]["saved_nano_usd"], found["totals"]["saved_usd"]) == (2 * COST + 1, usd(2 * COST + 1))
+    exported = await admin.csv("/admin/costs", group_by="creator")
+    assert [(line["creator"], line["saved_usd"]) for line in exported] == [("acme", usd(2 * COST)), ("zeta", usd(1))]
+    shown = {row["request_id"]: row["saved_nano_usd"] for row in await admin.entries()}
+    assert shown == {"r1": 0, "h1": 2 * COST, "h2": 1}
+
+
 async def test_no_usage_makes_empty_sums_in_every_format(admin: Admin) -> None:
     found = await admin.get("/admin/costs", group_by="creator")
     assert found["data"] == []
     assert found["totals"]["cost_nano_usd"] == found["totals"]["calls"] == 0
-    assert found["totals"]["cost_usd"] == "0"
+    assert found["totals"]["cost_usd"] == found["totals"]["saved_usd"] == "0"
     assert await admin.csv("/admin/costs", group_by="creator") == []
     assert await admin.csv() == []
     assert (await admin.ask("/admin/ledger", format="ndjson")).text == ""

@@ -27,6 +27,7 @@ from gateway.ledger.periods import ms_of
 from gateway.ledger.queries import EntryFilter, charges_of_month, entries_of_request, entry_page
 from gateway.ledger.records import Route
 from gateway.ledger.schema import credit_grants
+from gateway.pricing import usd
 from gateway.usage import NO_USAGE
 from tests.ledger.books import COST, MODEL, NOON, PRICE, call, change, entry
 
@@ -160,11 +161,14 @@ async def test_a_price_is_found_by_its_version(database: Database, path: Path) -
 
 async def test_only_the_explanation_of_one_call_has_its_decision(database: Database) -> None:
     decided = {"variant": "flex", "charge_price_version": "own.1", "decision": decision_text((), (4, 3, 2, 1))}
-    await post(database, "r1", changes=decided)
+    first = await post(database, "r1", changes=decided)
     await call(database, "r2")
+    await post(database, "b1", corrects=first, changes={**credits("refund", -1), "decision": "kept back as well"})
     page = await entry_page(database, EntryFilter(), limit=9, before=None)
-    for row in (*page, *await calls_of_creator(database, "acme", limit=9), *await corrections_of(database, "")):
-        assert "decision" not in row
+    corrections = await corrections_of(database, first)
+    assert (len(page), len(corrections)) == (3, 1)
+    for row in (*page, *await calls_of_creator(database, "acme", limit=9), *corrections):
+        assert row["decision"] == ""
         assert tuple(entry_json(row)) == ENTRY_FIELDS
     assert "decision" not in ENTRY_FIELDS
     (explained,) = await entries_of_request(database, "r1")
@@ -172,5 +176,21 @@ async def test_only_the_explanation_of_one_call_has_its_decision(database: Datab
     assert (shown["variant"], shown["charge_price_version"]) == ("flex", "own.1")
     assert shown["decision"]["estimate"]["worst_cost_nano_usd"] == 4
     assert orjson.loads(orjson.dumps(shown)) == shown
+    assert explained["decision"] == decided["decision"]
     (before_there_were_any,) = await entries_of_request(database, "r2")
     assert explained_json(before_there_were_any)["decision"] is None
+
+
+async def test_lists_show_what_a_cached_answer_saved(database: Database) -> None:
+    free = {"cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
+    await post(database, "hit", changes={**free, "cached": True, "saved_nano_usd": COST, "decision": "x" * 5_000})
+    await post(database, "miss", changes={"decision": "x" * 5_000})
+    for page in (
+        await entry_page(database, EntryFilter(), limit=9, before=None),
+        await calls_of_creator(database, "acme", limit=9),
+    ):
+        shown = {row["request_id"]: entry_json(row) for row in page}
+        assert [(shown[name]["saved_nano_usd"], shown[name]["saved_usd"]) for name in ("hit", "miss")] == [
+            (COST, usd(COST)),
+            (0, "0"),
+        ]

@@ -504,7 +504,7 @@ async def test_no_question_walks_through_the_entries_or_all_daily_sums(database:
     assert len([step for step in searches if "entries" in step]) >= 4
     assert len([step for step in searches if "usage_daily" in step]) >= 3
     scanned = {step.split()[1] for step in explaining.steps if step.startswith("SCAN")}
-    assert scanned <= {"creators", "virtual_keys"}
+    assert scanned <= {"creators", "virtual_keys", "throttles"}
 
 
 async def test_filling_one_creators_windows_reads_no_others_entries(database: Database, path: Path) -> None:

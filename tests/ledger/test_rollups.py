@@ -19,7 +19,7 @@ from gateway.ledger.rollups import NAMES_MAX, OTHER
 from gateway.ledger.schema import USAGE_DAILY_KEY
 from gateway.ledger.verify import verify
 from gateway.usage import Usage
-from tests.ledger.books import NOON, attribution, call, change, entry, hold, rows
+from tests.ledger.books import COST, NOON, attribution, call, change, entry, hold, rows
 
 COUNTS = st.integers(0, 10**12)
 USAGES = st.builds(Usage, *[COUNTS] * len(Usage._fields))
@@ -29,7 +29,7 @@ INSTANTS = st.timedeltas(timedelta(0), timedelta(days=4)).map(lambda age: dateti
 SUMS_OF_ENTRIES = f"""
     SELECT {", ".join(USAGE_DAILY_KEY)}, sum(final AND kind = 'usage'), count(*), {", ".join(f"sum({name})" for name in Usage._fields)},
            sum(cost_nano_usd), sum(charge_nano_usd), sum(payer_amount),
-           sum(final AND kind = 'usage' AND outcome NOT IN ('ok', 'client_gone'))
+           sum(final AND kind = 'usage' AND outcome NOT IN ('ok', 'client_gone')), sum(saved_nano_usd)
     FROM entries GROUP BY {", ".join(USAGE_DAILY_KEY)} ORDER BY {", ".join(USAGE_DAILY_KEY)}
 """
 
@@ -44,6 +44,7 @@ def entries(draw: st.DrawFn) -> Entry:
         agent=draw(NAMES),
         endpoint=draw(st.sampled_from(["chat", "embeddings"])),
     )
+    is_cached = draw(st.booleans())
     return entry("")._replace(
         attribution=booked,
         route=Route(draw(st.sampled_from(["m1", "m2"])), "p", "1", draw(st.sampled_from(["quota", "credits"]))),
@@ -54,7 +55,8 @@ def entries(draw: st.DrawFn) -> Entry:
         charge_nano_usd=draw(st.integers(-(10**12), 10**12)),
         payer_amount=draw(st.integers(-(10**12), 10**12)),
         outcome=draw(st.sampled_from(["ok", "client_gone", "upstream_error", "crashed"])),
-        cached=draw(st.booleans()),
+        cached=is_cached,
+        saved_nano_usd=draw(st.integers(0, 10**12)) if is_cached else 0,
     )
 
 
@@ -78,6 +80,17 @@ def test_rollups_are_the_sums_of_the_entries(empty: Path, made: list[Entry]) -> 
         assert sum(row[len(USAGE_DAILY_KEY) + 1] for row in stored) == len(made)
         wrong = [difference for difference in verify(path).differences if difference.table == "usage_daily"]
         assert wrong == []
+
+
+async def test_what_cached_answers_saved_is_summed_apart_from_what_the_others_cost(
+    database: Database, path: Path
+) -> None:
+    free = {"cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
+    hits = [entry(f"hit{n}", changes={**free, "cached": True, "saved_nano_usd": 10 + n}) for n in range(3)]
+    await database.ledger.post([*hits, entry("miss")])
+    await database.ledger.post([entry("later", changes={**free, "cached": True, "saved_nano_usd": 7})])
+    sums = rows(path, "SELECT cached, sum(calls), sum(cost_nano_usd), sum(saved_nano_usd) FROM usage_daily GROUP BY 1")
+    assert sums == [(0, 1, COST, 0), (1, 4, 0, 10 + 11 + 12 + 7)]
 
 
 # Periods

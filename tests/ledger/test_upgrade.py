@@ -1,10 +1,11 @@
-"""From the tables of version 0001, with a gateway's data in them, to those of this version."""
+"""From the tables of earlier versions, with a gateway's data in them, to those of this version."""
 
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,18 +87,37 @@ def old(path: Path) -> Path:
     return path
 
 
-async def test_an_upgrade_leaves_money_as_it_was(old: Path, tmp_path: Path) -> None:
-    money, sums, entries = rows(old, MONEY), rows(old, SUMS), rows(old, "SELECT * FROM entries ORDER BY id")
-    key = rows(old, "SELECT * FROM virtual_keys")[0]
+TABLES = ("entries", "usage_daily", "virtual_keys", "creators", "holds")
+
+
+def stored(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    return {table: rows(path, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES}
+
+
+@pytest.mark.parametrize("version", ["0001", "0002", "0003"])
+async def test_an_upgrade_leaves_money_as_it_was(old: Path, tmp_path: Path, version: str) -> None:
+    """What stood in a column stands there, and what is new says that there was none of it."""
+    migration._upgrade(old, version)
+    assert migration.stored_version(old) == version
+    money, sums = rows(old, MONEY), rows(old, SUMS)
+    before = stored(old)
+    assert [len(found) for found in before.values()] == [50, 2, 1, 1, 1]
     database = await Database.open(old)
-    await database.record_prices({MODEL: PRICE})
-    assert migration.stored_version(old) == migration.HEAD
-    assert (rows(old, MONEY), rows(old, SUMS)) == (money, sums)
-    assert rows(old, "SELECT * FROM entries ORDER BY id") == [(*entry, "", "", "") for entry in entries]
-    assert rows(old, "SELECT * FROM virtual_keys") == [(*key, None, None)]
-    assert verify(old).differences == []
-    await book_orphans(database)
-    await database.close()
+    try:
+        await database.record_prices({MODEL: PRICE})
+        assert migration.stored_version(old) == migration.HEAD
+        assert (rows(old, MONEY), rows(old, SUMS)) == (money, sums)
+        after = stored(old)
+        for table, found in before.items():
+            assert [row[: len(found[0])] for row in after[table]] == found, table
+        new = "variant, charge_price_version, decision, saved_nano_usd"
+        assert rows(old, f"SELECT DISTINCT {new} FROM entries") == [("", "", "", 0)]
+        assert rows(old, "SELECT DISTINCT saved_nano_usd FROM usage_daily") == [(0,)]
+        assert rows(old, "SELECT limits_id, paused_at FROM virtual_keys") == [(None, None)]
+        assert verify(old).differences == []
+        await book_orphans(database)
+    finally:
+        await database.close()
     owed = "SELECT outcome, cost_nano_usd, charge_nano_usd, payer_amount FROM entries WHERE request_id = 'open'"
     assert rows(old, owed) == [("crashed", ORPHAN_COST, ORPHAN_COST, ORPHAN_COST)]
     assert verify(old).differences == []

@@ -36,7 +36,7 @@ async def booked(database: Database, path: Path) -> Path:
     back = {**refused, "kind": "refund", "charge_nano_usd": -5, "payer_amount": -5}
     await database.ledger.post([entry("refund", changes=back)], corrects=first)
     free = {"cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
-    await database.ledger.post([entry("hit", changes={"cached": True, **free})])
+    await database.ledger.post([entry("hit", changes={"cached": True, "saved_nano_usd": COST, **free})])
     await close_month(database, MAY)
     return path
 
@@ -51,6 +51,8 @@ def test_an_untouched_ledger_has_no_difference(booked: Path) -> None:
 PLANTED: list[tuple[str, str, str]] = [
     ("UPDATE usage_daily SET cost_nano_usd = cost_nano_usd + 1 WHERE creator = 'zeta'", "usage_daily", "cost_nano_usd"),
     ("UPDATE usage_daily SET calls = 0 WHERE creator = 'zeta'", "usage_daily", "calls"),
+    ("UPDATE usage_daily SET saved_nano_usd = 0 WHERE cached", "usage_daily", "saved_nano_usd"),
+    ("UPDATE usage_daily SET saved_nano_usd = 1 WHERE creator = 'zeta'", "usage_daily", "saved_nano_usd"),
     ("UPDATE usage_daily SET text_output = 31 WHERE creator = 'zeta'", "usage_daily", "text_output"),
     ("UPDATE usage_daily SET feature = 'x' WHERE creator = 'zeta'", "usage_daily", "calls"),
     ("DELETE FROM usage_daily WHERE creator = 'zeta'", "usage_daily", "calls"),
@@ -152,6 +154,18 @@ async def test_a_payer_that_contradicts_itself_is_found(
 ) -> None:
     await database.ledger.post([entry("r1", changes=changes)])
     assert [found.column for found in verify(path).differences] == [column]
+
+
+@pytest.mark.parametrize("kind", ["usage", "refund"])
+async def test_only_a_cached_answer_saves(booked: Path, kind: str) -> None:
+    """Also where the sums agree with it."""
+    change(booked, "DROP TRIGGER entries_no_update")
+    name = {"usage": "r1", "refund": "refund"}[kind]
+    change(booked, "UPDATE entries SET saved_nano_usd = 5 WHERE request_id = ?", name)
+    key = "period_day = '2026-05-14' AND creator = 'acme' AND NOT cached AND outcome = 'ok' AND kind = ?"
+    change(booked, f"UPDATE usage_daily SET saved_nano_usd = 5 WHERE {key}", kind)
+    (found,) = verify(booked).differences
+    assert (found.table, found.column, found.stored, found.computed) == ("entries", "saved_nano_usd", 5, 0)
 
 
 def test_a_difference_names_the_row_and_both_values(booked: Path) -> None:

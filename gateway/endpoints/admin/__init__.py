@@ -8,14 +8,39 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.endpoints import EXCEPTION_HANDLERS, error_response
-from gateway.endpoints.admin import charges, costs, creators, estimate, keys, ledger, providers, reload
+from gateway.endpoints.admin import (
+    anomalies,
+    cache,
+    charges,
+    costs,
+    creators,
+    estimate,
+    keys,
+    ledger,
+    notices,
+    providers,
+    reload,
+)
 from gateway.endpoints.admin import credits as credit_endpoints
 from gateway.errors import GatewayError
 
 __all__ = ["AdminOnly", "admin_routes", "control_app"]
 
 
-_MODULES = (creators, credit_endpoints, keys, ledger, costs, charges, estimate, providers, reload)
+_MODULES = (
+    creators,
+    credit_endpoints,
+    keys,
+    ledger,
+    costs,
+    charges,
+    estimate,
+    providers,
+    cache,
+    notices,
+    anomalies,
+    reload,
+)
 
 
 def admin_routes() -> list[BaseRoute]:

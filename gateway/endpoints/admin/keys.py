@@ -1,4 +1,4 @@
-"""`/admin/creators/{id}/keys`, `/admin/keys` and `/admin/admin-keys`: made, listed, rotated, revoked.
+"""`/admin/creators/{id}/keys`, `/admin/keys` and `/admin/admin-keys`: made, listed, paused, rotated, revoked.
 
 A key's text is in the one answer that makes it and nowhere else.
 """
@@ -66,6 +66,16 @@ async def revoke_key(request: Request) -> Response:
     return json_response(await accounts_of(request).revoke_key(request.path_params["id"]))
 
 
+async def pause_key(request: Request) -> Response:
+    await read_form(request, NoForm)
+    return json_response(await accounts_of(request).pause_key(request.path_params["id"]))
+
+
+async def resume_key(request: Request) -> Response:
+    await read_form(request, NoForm)
+    return json_response(await accounts_of(request).resume_key(request.path_params["id"]))
+
+
 async def rotate_key(request: Request) -> Response:
     form = await read_form(request, RotationForm)
     rotated = await accounts_of(request).rotate_key(request.path_params["id"], grace_s=form.grace_s)
@@ -90,6 +100,8 @@ routes = [
     Route("/admin/creators/{id}/keys", list_keys, methods=["GET"]),
     Route("/admin/keys/{id}", revoke_key, methods=["DELETE"]),
     Route("/admin/keys/{id}/rotate", rotate_key, methods=["POST"]),
+    Route("/admin/keys/{id}/pause", pause_key, methods=["POST"]),
+    Route("/admin/keys/{id}/resume", resume_key, methods=["POST"]),
     Route("/admin/admin-keys", create_admin_key, methods=["POST"]),
     Route("/admin/admin-keys", list_admin_keys, methods=["GET"]),
     Route("/admin/admin-keys/{id}", revoke_admin_key, methods=["DELETE"]),

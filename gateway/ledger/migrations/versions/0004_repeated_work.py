@@ -71,7 +71,7 @@ def upgrade() -> None:
     _create(
         "anomalies",
         *(_text(name) for name in ("id", "creator", "feature", "metric", "hour")),
-        *(_number(name) for name in ("value", "median", "deviation", "threshold", "hours")),
+        *(_number(name) for name in ("value", "median", "deviation", "often", "threshold", "hours")),
         _text("action"),
         _text("details", default="{}"),
         _number("created_at"),
