@@ -67,7 +67,7 @@ def backup(target: Annotated[Path, typer.Argument(help="The new file; it must no
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    from gateway.ledger.readers import read_only_uri
+    from gateway.ledger.sqlite.readers import read_only_uri
 
     return sqlite3.connect(read_only_uri(path), uri=True)
 

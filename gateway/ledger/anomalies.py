@@ -98,7 +98,8 @@ async def record(database: Database, finding: Finding, at_ms: int) -> str | None
     return await database.run(insert_new)
 
 
-async def is_recorded(database: Database, *, creator: str, feature: str, metric: Metric, hour: str) -> bool:
+async def is_recorded(database: Database, *, creator: str, feature: str | None, metric: Metric, hour: str) -> bool:
+    """`feature` None: whichever."""
     return await database.fetch_one(_same(creator, feature, metric, hour)) is not None
 
 
@@ -155,13 +156,10 @@ async def owners_of_keys(database: Database, key_ids: Iterable[str]) -> dict[str
     return {row["id"]: row["creator_id"] for row in await database.fetch_all(query)}
 
 
-def _same(creator: str, feature: str, metric: Metric, hour: str) -> Select[Any]:
-    return select(anomalies.c.id).where(
-        anomalies.c.creator == creator,
-        anomalies.c.feature == feature,
-        anomalies.c.metric == metric,
-        anomalies.c.hour == hour,
-    )
+def _same(creator: str, feature: str | None, metric: Metric, hour: str) -> Select[Any]:
+    there = anomalies.c
+    query = select(there.id).where(there.creator == creator, there.metric == metric, there.hour == hour)
+    return query if feature is None else query.where(there.feature == feature)
 
 
 def _anomaly(row: Row) -> Anomaly:

@@ -1,7 +1,5 @@
 """A month's charges, written once and for all when the month is over."""
 
-from typing import Any
-
 import orjson
 from sqlalchemy import func, insert, select
 
@@ -10,7 +8,6 @@ from gateway.ledger.database import Database
 from gateway.ledger.periods import month_bounds_ms, now_ms
 from gateway.ledger.queries import closed_key, month_sums, sums_of_month
 from gateway.ledger.schema import holds, meta, month_charges
-from gateway.ledger.statements import compile_statement
 from gateway.ledger.transactions import Transactions
 
 __all__ = ["bounds_of", "close_month"]
@@ -40,11 +37,7 @@ def bounds_of(month: str) -> tuple[int, int]:
 
 
 def _close(transactions: Transactions, month: str, start_ms: int, end_ms: int) -> tuple[int, bool]:
-    connection = transactions.connection
-
-    def rows_of(statement: Any) -> list[dict[str, Any]]:
-        return compile_statement(statement).run(connection)
-
+    rows_of = transactions.rows
     if rows_of(select(meta.c.value).where(meta.c.key == closed_key(month))):
         written = (
             select(func.count().label("creators")).select_from(month_charges).where(month_charges.c.month == month)

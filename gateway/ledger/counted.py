@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select, true, union_all
 
 from gateway.decision import decision_json
 from gateway.ledger.database import Database
@@ -198,10 +198,10 @@ def _window_query(
     since_s: float, step_s: int, providers: Collection[str], creators_only: Collection[str] | None
 ) -> Select[Any]:
     since_ms = int(since_s * 1000)
-    tokens = case((entries.c.cached.is_(True), 0), else_=sum((entries.c[name] for name in _TOKENS), literal(0)))
+    tokens = case((entries.c.cached.is_(true()), 0), else_=sum((entries.c[name] for name in _TOKENS), literal(0)))
     found: list[ColumnElement[Any]] = [
         *_whose(entries, step_s, providers),
-        func.sum(case((entries.c.final.is_(True), 1), else_=0)).label("calls"),
+        func.sum(case((entries.c.final.is_(true()), 1), else_=0)).label("calls"),
         func.sum(tokens).label("tokens"),
         literal(_NONE).label("decision"),
     ]

@@ -4,18 +4,17 @@ Part of `verify`. Each check yields (table, key, column, stored, expected) where
 partial indexes or small tables, not the entries from end to end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sqlalchemy import Integer, and_, case, cast, func, or_, select
 
 from gateway.ledger.schema import IS_CREDITS_ENTRY, credit_grants, entries, postings
+from gateway.ledger.statements import Rows
 
-__all__ = ["Finding", "Rows", "findings"]
+__all__ = ["Finding", "findings"]
 
 Finding = tuple[str, str, str, Any, Any]
-Rows = Callable[[Any], Iterator[tuple[Any, ...]]]
-"""Runs a query; values as SQLite has them."""
 
 
 def findings(rows: Rows) -> Iterator[Finding]:
@@ -84,8 +83,10 @@ class _GivenBack(NamedTuple):
     units: int
     charge_max: int
     units_max: int
-    payers: str
-    creators: str
+    payer_first: str
+    payer_last: str
+    creator_first: str
+    creator_last: str
     kind: str | None
     charge_taken: int
     units_taken: int
@@ -103,8 +104,11 @@ def _refunds(rows: Rows) -> Iterator[Finding]:
             func.sum(refund.c.payer_amount).label("units"),
             func.max(refund.c.charge_nano_usd).label("charge_max"),
             func.max(refund.c.payer_amount).label("units_max"),
-            func.group_concat(refund.c.payer.distinct()).label("payers"),
-            func.group_concat(refund.c.creator.distinct()).label("creators"),
+            *(
+                bound(refund.c[name]).label(f"{name}_{which}")
+                for name in ("payer", "creator")
+                for which, bound in (("first", func.min), ("last", func.max))
+            ),
         )
         .where(refund.c.corrects.is_not(None), refund.c.kind == "refund")
         .group_by(refund.c.corrects)
@@ -124,10 +128,12 @@ def _too_much(given: _GivenBack) -> Iterator[Finding]:
         yield "entries", given.corrects, "charge_nano_usd refunded", -given.charge, f"0 to {given.charge_taken}"
     if given.units_max > 0 or -given.units > given.units_taken:
         yield "entries", given.corrects, "payer_amount refunded", -given.units, f"0 to {given.units_taken}"
-    if given.payers != given.payer:
-        yield "entries", given.corrects, "payer refunded", given.payers, given.payer
-    if given.creators != given.creator:
-        yield "entries", given.corrects, "creator refunded", given.creators, given.creator
+    for payer in dict.fromkeys((given.payer_first, given.payer_last)):
+        if payer != given.payer:
+            yield "entries", given.corrects, "payer refunded", payer, given.payer
+    for creator in dict.fromkeys((given.creator_first, given.creator_last)):
+        if creator != given.creator:
+            yield "entries", given.corrects, "creator refunded", creator, given.creator
 
 
 def _balances(rows: Rows) -> Iterator[Finding]:

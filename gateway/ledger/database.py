@@ -1,4 +1,4 @@
-"""The SQLite database of one gateway: opened, migrated, read and written.
+"""The database of a gateway: opened, migrated, read and written. A file of SQLite, if nobody said otherwise.
 
 Writes go through one thread (`gateway.ledger.writer`), reads through a few connections that cannot write. A reader sees
 every transaction that was committed before it began, and never waits for the writer.
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Executable, Select, select
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gateway.catalog import Price
 from gateway.errors import ConfigError, StoreError
@@ -23,7 +22,9 @@ from gateway.ledger.migration import migrate, require_current
 from gateway.ledger.periods import now_ms
 from gateway.ledger.readers import READ_TIMEOUT_S, Readers
 from gateway.ledger.schema import price_rows
-from gateway.ledger.statements import Row
+from gateway.ledger.sqlite.connection import SqliteConnection
+from gateway.ledger.sqlite.readers import SqliteReaders
+from gateway.ledger.statements import SQLITE, Row, upsert
 from gateway.ledger.transactions import Transactions
 from gateway.ledger.writer import Writer
 from gateway.pricing import price_to_json
@@ -42,10 +43,12 @@ _CLOSE_TIMEOUT_S = 15.0
 
 
 class Database:
-    """Open until `close`. Made by `open`, or by `open_read_only` where nothing will be written."""
+    """Open until `close`. Made by `open`, or by `open_read_only` where nothing will be written.
 
-    def __init__(self, path: Path, readers: Readers, writer: Writer | None, instance_id: str) -> None:
-        self.path = path
+    One on PostgreSQL is made by `gateway.ledger.postgres`.
+    """
+
+    def __init__(self, readers: Readers, writer: Writer | None, instance_id: str = "") -> None:
         self.instance_id = instance_id
         self._readers = readers
         self._writer = writer
@@ -63,17 +66,16 @@ class Database:
         ballast = Ballast(path.parent / _BALLAST_FILE)
         await asyncio.to_thread(_prepare, path, ballast)
         writer = Writer(
-            path,
-            instance_id=instance_id,
+            lambda: Transactions(SqliteConnection(path, ballast), instance_id),
+            dialect=SQLITE,
             settle_timeout_s=_SETTLE_TIMEOUT_S if settings is None else settings.settle_timeout_s,
             calls_max=_CALLS_MAX if settings is None else settings.calls_max,
-            ballast=ballast,
         )
         try:
             await writer.start()
         except sqlite3.Error as exc:
             raise _unusable(path, exc) from exc
-        return cls(path, Readers(path), writer, instance_id)
+        return cls(SqliteReaders(path), writer, instance_id)
 
     @classmethod
     async def open_read_only(cls, path: Path) -> "Database":
@@ -85,7 +87,7 @@ class Database:
             await asyncio.to_thread(require_current, path)
         except sqlite3.Error as exc:
             raise _unusable(path, exc) from exc
-        return cls(path, Readers(path), None, "")
+        return cls(SqliteReaders(path), None)
 
     async def close(self) -> None:
         """Commits what is queued, then closes every connection. May be called twice."""
@@ -114,7 +116,7 @@ class Database:
     def stream(self, query: Select[Any], *, chunk_rows: int = 500) -> AsyncIterator[list[Row]]:
         """Rows in lists of up to `chunk_rows`, all from one instant, over a connection of its own; a few at once.
 
-        The write-ahead log cannot shrink before the end: do not stream at a client's pace.
+        The store keeps what was changed meanwhile: do not stream at a client's pace.
         """
         return self._readers.stream(query, chunk_rows)
 
@@ -141,7 +143,7 @@ class Database:
             if (model, price.version) not in known
         ]
         if new:
-            await self.write(*(sqlite_insert(price_rows).values(row).on_conflict_do_nothing() for row in new))
+            await self.write(*(upsert(price_rows).values(row).on_conflict_do_nothing() for row in new))
 
 
 def _prepare(path: Path, ballast: Ballast) -> None:

@@ -1,10 +1,13 @@
-"""What SQLite's errors mean to the gateway: the store is in trouble, two writes contradict each other, or a row is bad."""
+"""What a store's errors mean to the gateway, whichever store it is.
 
-import sqlite3
+`gateway.ledger.sqlite.faults` and `gateway.ledger.postgres.faults` tell which of these an exception is.
+"""
+
+from enum import Enum, auto
 
 from gateway.errors import RequestError, StoreError
 
-__all__ = ["Conflict", "is_bad_sql", "is_disk_full", "is_trouble", "store_error"]
+__all__ = ["RETRY_AFTER_S", "Conflict", "Fault", "store_error"]
 
 RETRY_AFTER_S = 1
 
@@ -16,31 +19,35 @@ class Conflict(RequestError):
     code = "conflict"
 
 
-def is_trouble(exc: BaseException) -> bool:
-    """Whether the store failed, so that the same write may succeed later; False when the write itself is at fault.
+class Fault(Enum):
+    """Why a write failed."""
 
-    Locked, full, unreadable, read-only and broken files are trouble (`OperationalError`, or `DatabaseError` itself); a
-    constraint, a value out of range and a text that is no text are not.
-    """
-    return isinstance(exc, (sqlite3.OperationalError, sqlite3.InternalError, MemoryError, OSError)) or (
-        type(exc) is sqlite3.DatabaseError
-    )
+    TROUBLE = auto()
+    """The store failed; the same write may succeed later."""
+    FULL = auto()
+    """Trouble: there is no room left on its disk."""
+    IN_DOUBT = auto()
+    """Trouble that came while it was committed: it may be in the ledger, or not."""
+    PASSING = auto()
+    """Two transactions were in each other's way: to be repeated at once."""
+    BAD_SQL = auto()
+    """A statement that can never run: the fault of whoever wrote it."""
+    CONFLICT = auto()
+    """A constraint does not allow it."""
+    BAD_ROW = auto()
+    """A value that cannot be stored, or whatever else is the write's own fault."""
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether the same write may succeed later. Holds and settles count bad SQL in, for theirs is known to be good."""
+        return self not in (Fault.CONFLICT, Fault.BAD_ROW)
 
 
-def is_bad_sql(exc: BaseException) -> bool:
-    """A statement that can never run: the fault of whoever wrote it, not of the store."""
-    return getattr(exc, "sqlite_errorname", None) == "SQLITE_ERROR"
-
-
-def is_disk_full(exc: BaseException) -> bool:
-    return isinstance(exc, sqlite3.Error) and getattr(exc, "sqlite_errorname", None) == "SQLITE_FULL"
-
-
-def store_error(exc: BaseException) -> StoreError:
-    """What a caller is told. SQLite's own words name files and columns, so they go to the log only."""
-    if is_disk_full(exc):
+def store_error(fault: Fault) -> StoreError:
+    """What a caller is told. A store's own words name files, hosts and columns, so they go to the log only."""
+    if fault is Fault.FULL:
         message = "The ledger's disk is full."
-    elif is_trouble(exc):
+    elif fault.is_trouble:
         message = "The ledger cannot be written at the moment."
     else:
         message = "The ledger refused this entry."

@@ -13,21 +13,36 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    case,
+    delete,
+    distinct,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from gateway.ledger.database import Database
 from gateway.ledger.ids import id_floor
 from gateway.ledger.periods import instant, ms_of, now_ms
 from gateway.ledger.rollups import NAMES_MAX, OTHER
 from gateway.ledger.schema import entries, meta, usage_hourly
-from gateway.ledger.statements import compile_statement, upsert_adding
+from gateway.ledger.statements import Prepared, Row, upsert, upsert_adding
 from gateway.ledger.transactions import Transactions
 
 __all__ = [
+    "ALL_FEATURES",
     "HOUR_MS",
     "HourSums",
     "KeySums",
     "busy",
+    "busy_in_all",
     "calls_by_hour",
     "cursor",
     "fill",
@@ -39,6 +54,8 @@ __all__ = [
 ]
 
 HOUR_MS = 3_600_000
+ALL_FEATURES = "*"
+"""In the place of a feature: all of a creator's together. No caller can name one so."""
 _CURSOR = "usage_hourly_cursor"
 _ROWS_A_BATCH = 500
 _BATCHES_MAX = 200
@@ -46,19 +63,43 @@ _CREATORS_A_QUERY = 64
 _PURGED_AT_ONCE = 2_000
 _PURGES_MAX = 10
 
-# SQL as text where calls wait for it: to compile these anew for every batch takes as long as to run them.
-_READ_CURSOR = "SELECT value FROM meta WHERE key = ?"
-_MOVE_CURSOR = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-_TAKE = "SELECT max(id), count(*) FROM (SELECT id FROM entries WHERE id > ? AND id < ? ORDER BY id LIMIT ?) AS batch"
-_HOUR = f"created_at / {HOUR_MS}"
-# In the order of posting, so that the features that get rows of their own are always the same.
-_SUM = (
-    f"SELECT {_HOUR}, creator, feature, key_id, sum(CASE WHEN final THEN 1 ELSE 0 END), sum(cost_nano_usd) "  # noqa: S608
-    f"FROM entries WHERE id > ? AND id <= ? AND kind = 'usage' "
-    f"GROUP BY {_HOUR}, creator, feature, key_id ORDER BY min(id)"
+# Compiled once where calls wait for it: to compile these anew for every batch takes as long as to run them.
+_READ_CURSOR = Prepared(select(meta.c.value).where(meta.c.key == _CURSOR))
+_MOVED = upsert(meta).values(key=_CURSOR, value=bindparam("last"))
+_MOVE_CURSOR = Prepared(_MOVED.on_conflict_do_update(index_elements=["key"], set_={"value": _MOVED.excluded.value}))
+_BATCH = (
+    select(entries.c.id)
+    .where(entries.c.id > bindparam("start"), entries.c.id < bindparam("below"))
+    .order_by(entries.c.id)
+    .limit(bindparam("batch_rows"))
+    .subquery()
 )
-_COUNT_FEATURES = "SELECT creator, count(DISTINCT feature) FROM usage_hourly WHERE hour = ? AND creator IN"
-_FEATURES = "SELECT DISTINCT feature FROM usage_hourly WHERE hour = ? AND creator = ?"
+_TAKE = Prepared(select(func.max(_BATCH.c.id).label("last"), func.count().label("taken")).select_from(_BATCH))
+# In the order of posting, so that the features that get rows of their own are always the same.
+_SUM = Prepared(
+    select(
+        (entries.c.created_at // HOUR_MS).label("hour_number"),
+        entries.c.creator,
+        entries.c.feature,
+        entries.c.key_id,
+        func.sum(case((entries.c.final.is_(true()), 1), else_=0)).label("calls"),
+        func.sum(entries.c.cost_nano_usd).label("cost_nano_usd"),
+    )
+    .where(entries.c.id > bindparam("start"), entries.c.id <= bindparam("last"), entries.c.kind == "usage")
+    .group_by("hour_number", entries.c.creator, entries.c.feature, entries.c.key_id)
+    .order_by(func.min(entries.c.id))
+)
+_CREATOR_NAMES = tuple(f"creator_{n}" for n in range(_CREATORS_A_QUERY))
+_COUNT_FEATURES = Prepared(
+    select(usage_hourly.c.creator, func.count(distinct(usage_hourly.c.feature)).label("features"))
+    .where(usage_hourly.c.hour == bindparam("hour"), usage_hourly.c.creator.in_([*map(bindparam, _CREATOR_NAMES)]))
+    .group_by(usage_hourly.c.creator)
+)
+_FEATURES = Prepared(
+    select(usage_hourly.c.feature)
+    .where(usage_hourly.c.hour == bindparam("hour"), usage_hourly.c.creator == bindparam("creator"))
+    .distinct()
+)
 _ABOVE_ALL_IDS = "g"
 """Ids are hexadecimal."""
 
@@ -75,7 +116,7 @@ class HourSums(NamedTuple):
 
     creator: str
     feature: str
-    """Empty for calls that named none; `other` where there were too many names."""
+    """Empty for calls that named none; `other` where there were too many names; `ALL_FEATURES`."""
     calls: int
     cost_nano_usd: int
 
@@ -122,7 +163,8 @@ async def fill(
     for _ in range(batches_max):
         if not await _has_news(database, first_ms):
             break
-        done = await database.run(fill_some)
+        # What a power cut takes is summed again: the cursor goes with the sums, so that no call need wait for a disk.
+        done = await database.ledger.run(fill_some, is_durable=False)
         total += done
         if done < batch_rows:
             break
@@ -150,30 +192,31 @@ def _later_of(cursor: str, first_ms: int) -> str:
 
 def _fill_batch(transactions: Transactions, *, first_ms: int, below: str, batch_rows: int) -> int:
     """Runs inside a transaction of its own. Returns how many entries it took in."""
-    connection = transactions.connection
-    known = connection.execute(_READ_CURSOR, (_CURSOR,)).fetchone()
-    start = _later_of("" if known is None else known[0], first_ms)
-    last, taken = connection.execute(_TAKE, (start, below, batch_rows)).fetchone()
+    known = transactions.rows(_READ_CURSOR)
+    start = _later_of(known[0]["value"] if known else "", first_ms)
+    ((last, taken),) = (
+        row.values() for row in transactions.rows(_TAKE, start=start, below=below, batch_rows=batch_rows)
+    )
     if not taken:
         return 0
-    sums = connection.execute(_SUM, (start, last)).fetchall()
-    _ADD.run(connection, _folded(transactions, sums))
-    connection.execute(_MOVE_CURSOR, (_CURSOR, last)).close()
+    sums = transactions.rows(_SUM, start=start, last=last)
+    transactions.insert(_ADD, _folded(transactions, sums))
+    transactions.count(_MOVE_CURSOR, last=last)
     return int(taken)
 
 
-def _folded(transactions: Transactions, sums: Sequence[tuple[int, str, str, str, int, int]]) -> list[tuple[Any, ...]]:
+def _folded(transactions: Transactions, sums: Sequence[Row]) -> list[tuple[Any, ...]]:
     """Rows of `usage_hourly` to be added out of those of `_SUM`, features beyond the bound replaced by `other`."""
-    hours = {number: hour_of(number * HOUR_MS) for number in {row[0] for row in sums}}
-    keys = [(hours[row[0]], row[1], row[2], row[3]) for row in sums]
+    hours = {number: hour_of(number * HOUR_MS) for number in {row["hour_number"] for row in sums}}
+    keys = [(hours[row["hour_number"]], row["creator"], row["feature"], row["key_id"]) for row in sums]
     names = _names_to_watch(transactions, keys)
     added: dict[_KeyRow, tuple[int, int]] = {}
-    for key, (*_, more_calls, more_cost) in zip(keys, sums, strict=True):
+    for key, more in zip(keys, sums, strict=True):
         hour, creator, feature, key_id = key
         if not _has_place(names.get((hour, creator)), feature):
             key = (hour, creator, OTHER, key_id)
         calls, cost = added.get(key, (0, 0))
-        added[key] = (calls + more_calls, cost + more_cost)
+        added[key] = (calls + more["calls"], cost + more["cost_nano_usd"])
     return [(*key, *sums) for key, sums in added.items()]
 
 
@@ -205,15 +248,16 @@ def _feature_counts(transactions: Transactions, hour: str, creators: Sequence[st
     counts: dict[str, int] = {}
     for start in range(0, len(creators), _CREATORS_A_QUERY):
         some = creators[start : start + _CREATORS_A_QUERY]
-        marks = ", ".join("?" * len(some))
-        sql = f"{_COUNT_FEATURES} ({marks}) GROUP BY creator"  # question marks only
-        counts.update(transactions.connection.execute(sql, (hour, *some)).fetchall())
+        # Always as many names, or each number of them would be a statement of its own.
+        names = dict(zip(_CREATOR_NAMES, [*some, *[some[0]] * (_CREATORS_A_QUERY - len(some))], strict=True))
+        for row in transactions.rows(_COUNT_FEATURES, hour=hour, **names):
+            counts[row["creator"]] = row["features"]
     return counts
 
 
 def _features(transactions: Transactions, hour: str, creator: str) -> set[str]:
     """Without those that take no place: no name, and the word `other`."""
-    return {row[0] for row in transactions.connection.execute(_FEATURES, (hour, creator)).fetchall()} - {"", OTHER}
+    return {row["feature"] for row in transactions.rows(_FEATURES, hour=hour, creator=creator)} - {"", OTHER}
 
 
 # Reading
@@ -245,6 +289,25 @@ async def busy(
     return [HourSums(**row) for row in await database.fetch_all(query)]
 
 
+async def busy_in_all(
+    database: Database, hour: str, *, calls_above: int, cost_above_nano_usd: int, after: str = "", limit: int
+) -> list[HourSums]:
+    """As `busy`, of creators with several features in that hour: all of these together. `after` is the last creator seen."""
+    table = usage_hourly.c
+    calls, cost = func.sum(table.calls), func.sum(table.cost_nano_usd)
+    query = (
+        select(table.creator, calls.label("calls"), cost.label("cost_nano_usd"))
+        .where(table.hour == hour, table.creator > after)
+        .group_by(table.creator)
+        .having(
+            and_(func.count(distinct(table.feature)) > 1, or_(calls > calls_above, cost > cost_above_nano_usd)),
+        )
+        .order_by(table.creator)
+        .limit(limit)
+    )
+    return [HourSums(feature=ALL_FEATURES, **row) for row in await database.fetch_all(query)]
+
+
 async def history(
     database: Database, creator: str, feature: str, *, from_hour: str, before_hour: str
 ) -> list[tuple[int, int]]:
@@ -253,7 +316,7 @@ async def history(
     calls = func.sum(table.calls)
     query = (
         select(calls.label("calls"), func.sum(table.cost_nano_usd).label("cost_nano_usd"))
-        .where(table.creator == creator, table.feature == feature, table.hour >= from_hour, table.hour < before_hour)
+        .where(*_is_of(creator, feature), table.hour >= from_hour, table.hour < before_hour)
         .group_by(table.hour)
         .having(calls > 0)
     )
@@ -278,10 +341,18 @@ async def history_by_key(
 ) -> list[KeySums]:
     """What each virtual key had in each hour from `from_hour` to `to_hour`, both included."""
     table = usage_hourly.c
-    query = select(table.key_id, table.hour, table.calls, table.cost_nano_usd).where(
-        table.creator == creator, table.feature == feature, table.hour >= from_hour, table.hour <= to_hour
+    calls, cost = func.sum(table.calls), func.sum(table.cost_nano_usd)
+    query = (
+        select(table.key_id, table.hour, calls.label("calls"), cost.label("cost_nano_usd"))
+        .where(*_is_of(creator, feature), table.hour >= from_hour, table.hour <= to_hour)
+        .group_by(table.key_id, table.hour)
     )
     return [KeySums(**row) for row in await database.fetch_all(query)]
+
+
+def _is_of(creator: str, feature: str) -> list[ColumnElement[bool]]:
+    is_creators = usage_hourly.c.creator == creator
+    return [is_creators] if feature == ALL_FEATURES else [is_creators, usage_hourly.c.feature == feature]
 
 
 async def purge(database: Database, before_hour: str) -> int:
@@ -291,10 +362,10 @@ async def purge(database: Database, before_hour: str) -> int:
     """
     key = [usage_hourly.c[name] for name in _KEY]
     old = select(*key).where(usage_hourly.c.hour < before_hour).order_by(*key).limit(_PURGED_AT_ONCE)
-    statement = compile_statement(delete(usage_hourly).where(tuple_(*key).in_(old)))
+    statement = delete(usage_hourly).where(tuple_(*key).in_(old))
 
     def purge_some(transactions: Transactions) -> int:
-        return transactions.connection.execute(statement.sql, statement.parameters).rowcount
+        return transactions.count(statement)
 
     total = 0
     for _ in range(_PURGES_MAX):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from gateway.ledger.database import Database
-from gateway.ledger.schema import holds, idempotency
+from gateway.ledger.schema import IS_KEPT, holds, idempotency
 
 __all__ = [
     "Reserved",
@@ -92,7 +92,8 @@ async def oldest_kept(database: Database, limit: int) -> list[Size]:
 
 async def kept_bytes(database: Database) -> int:
     """All answers together, as they are stored."""
-    (row,) = await database.fetch_all(select(func.coalesce(func.sum(idempotency.c.size_bytes), 0).label("bytes")))
+    total = func.coalesce(func.sum(idempotency.c.size_bytes), 0).label("bytes")
+    (row,) = await database.fetch_all(select(total).where(IS_KEPT))
     return int(row["bytes"])
 
 

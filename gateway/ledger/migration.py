@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.errors import ConfigError
-from gateway.ledger.readers import read_only_uri
+from gateway.ledger.sqlite.readers import read_only_uri
 
 __all__ = ["HEAD", "migrate", "require_current", "stored_version"]
 

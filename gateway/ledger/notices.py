@@ -9,13 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gateway.ledger.database import Database
 from gateway.ledger.ids import EntryIds, id_floor
 from gateway.ledger.postings import rows_of
 from gateway.ledger.schema import IS_PENDING, notice_deliveries, notices
-from gateway.ledger.statements import Row
+from gateway.ledger.statements import Row, upsert
 from gateway.ledger.transactions import Transactions
 
 __all__ = [
@@ -82,7 +81,7 @@ class NoticeRows:
             self._ids = EntryIds(_last_id(transactions))
         uuid, created_at = self._ids.next(now_ms)
         notice_id = NOTICE_PREFIX + uuid
-        notice = sqlite_insert(notices).values(id=notice_id, created_at=created_at, **values)
+        notice = upsert(notices).values(id=notice_id, created_at=created_at, **values)
         is_new = rows_of(transactions, notice.on_conflict_do_nothing(index_elements=["once"]).returning(notices.c.id))
         if not is_new:
             return None, values["once"]

@@ -19,7 +19,7 @@ from gateway.errors import RequestError
 from gateway.ledger.periods import now_ms
 from gateway.ledger.records import Attribution, Entry, Kind, Route
 from gateway.ledger.schema import entries, postings
-from gateway.ledger.statements import Row, compile_statement
+from gateway.ledger.statements import Row
 from gateway.ledger.transactions import Transactions
 from gateway.usage import NO_USAGE
 
@@ -145,4 +145,4 @@ def entry_by_id(transactions: Transactions, entry_id: str) -> Row:
 
 def rows_of(transactions: Transactions, statement: Executable) -> list[Row]:
     """Execute inside the transaction that is open; the rows, where there are any."""
-    return compile_statement(statement).run(transactions.connection)
+    return transactions.rows(statement)

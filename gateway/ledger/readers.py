@@ -1,96 +1,28 @@
-"""Connections that read: a few shared ones, and one of its own for each long stream. None of them can write."""
+"""What reads beside the writer: connections that cannot write, whichever the store."""
 
-import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Protocol
 
-import aiosqlite
 from sqlalchemy import Select
 
-from gateway.errors import StoreError
-from gateway.ledger.statements import Row, compile_statement
+from gateway.ledger.statements import Row
 
-__all__ = ["READ_TIMEOUT_S", "Readers", "read_only_uri"]
+__all__ = ["READ_TIMEOUT_S", "Readers"]
 
 READ_TIMEOUT_S = 30.0
-_SHARED = 3
-_STREAMS = 4
-_BUSY_TIMEOUT_S = 2.0
 
 
-def read_only_uri(path: Path) -> str:
-    return f"file:{quote(str(path.absolute()))}?mode=ro"
-
-
-class Readers:
-    """Opens connections when they are first needed."""
-
-    def __init__(self, path: Path) -> None:
-        self._uri = read_only_uri(path)
-        self._free: list[aiosqlite.Connection] = []
-        self._shared = asyncio.Semaphore(_SHARED)
-        self._streams = asyncio.Semaphore(_STREAMS)
-        self._is_closed = False
+class Readers(Protocol):
+    """Belongs to one event loop. Every method raises `StoreError` when the store fails."""
 
     async def fetch_all(self, query: Select[Any], timeout_s: float) -> list[Row]:
-        statement = compile_statement(query)
-        async with self._translated(), asyncio.timeout(timeout_s), self._shared:
-            connection = self._free.pop() if self._free else await self._connect()
-            try:
-                async with connection.execute(statement.sql, statement.parameters) as cursor:
-                    fetched = await cursor.fetchall()
-                    columns = [column[0] for column in cursor.description]
-            except asyncio.CancelledError:
-                # The query would go on in its thread, and the next one of this connection would wait for it.
-                await connection.interrupt()
-                raise
-            finally:
-                await self._give_back(connection)
-        return statement.rows(columns, fetched)
+        """Every row; `StoreError` with the code `query_timeout` when it takes longer."""
+        ...
 
-    async def stream(self, query: Select[Any], chunk_rows: int) -> AsyncIterator[list[Row]]:
-        statement = compile_statement(query)
-        async with self._translated(), self._streams:
-            connection = await self._connect()
-            try:
-                async with connection.execute(statement.sql, statement.parameters) as cursor:
-                    columns = [column[0] for column in cursor.description]
-                    while fetched := list(await cursor.fetchmany(chunk_rows)):
-                        yield statement.rows(columns, fetched)
-            finally:
-                await connection.close()
+    def stream(self, query: Select[Any], chunk_rows: int) -> AsyncIterator[list[Row]]:
+        """Rows in lists, all from one instant."""
+        ...
 
     async def close(self) -> None:
-        self._is_closed = True
-        while self._free:
-            await self._free.pop().close()
-
-    async def _connect(self) -> aiosqlite.Connection:
-        connection = await aiosqlite.connect(self._uri, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
-        try:
-            await connection.execute("PRAGMA query_only = ON")
-        except BaseException:
-            await connection.close()
-            raise
-        return connection
-
-    async def _give_back(self, connection: aiosqlite.Connection) -> None:
-        if self._is_closed:
-            await connection.close()
-        else:
-            self._free.append(connection)
-
-    @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
-        if self._is_closed:
-            raise StoreError("The database is closed.")
-        try:
-            yield
-        except TimeoutError as exc:
-            raise StoreError("The query took too long: ask for a shorter range of time.", code="query_timeout") from exc
-        except sqlite3.Error as exc:
-            raise StoreError("The database cannot be read at the moment.") from exc
+        """What is read meanwhile may fail. May be called twice."""
+        ...

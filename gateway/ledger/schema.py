@@ -26,6 +26,7 @@ from sqlalchemy import (
     case,
     literal_column,
     text,
+    true,
 )
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.types import TypeEngine
@@ -99,6 +100,7 @@ def _buckets(prefix: str = "") -> list[Column[Any]]:
 
 IS_CORRECTION = text("corrects IS NOT NULL")
 IS_CREDITS = text("payer IN ('credits', 'promo_credits')")
+IS_KEPT = text("size_bytes > 0")
 IS_PENDING = text("state = 'pending'")
 IS_CREDITS_ENTRY = text("entries.payer IN ('credits', 'promo_credits')")
 """Conditions of partial indexes, the last one for joins. A query uses such an index only if it says the same words,
@@ -390,6 +392,9 @@ idempotency = _table(
     Column("answer", LargeBinary),  # sealed: headers and body; null unless it is kept
     Index(None, "expires_at"),
     Index(None, "creator"),
+    _partial_index(
+        "ix_idempotency_kept", "size_bytes", where=IS_KEPT
+    ),  # how much there is, without reading the answers
 )
 
 notices = _table(
@@ -463,7 +468,7 @@ HOLD_COLUMNS = tuple(column.name for column in holds.columns)
 ENTRY_COLUMNS = tuple(column.name for column in entries.columns)
 _INSTEAD: dict[str, ColumnElement[Any]] = {
     "decision": literal_column("''").label("decision"),
-    "saved_nano_usd": case((entries.c.cached.is_(True), entries.c.saved_nano_usd), else_=0).label("saved_nano_usd"),
+    "saved_nano_usd": case((entries.c.cached.is_(true()), entries.c.saved_nano_usd), else_=0).label("saved_nano_usd"),
 }
 ENTRY_FACTS = tuple(_INSTEAD.get(column.name, column) for column in entries.columns)
 """What lists select of an entry, in the same order: everything but why it was admitted as it was, which is empty. What

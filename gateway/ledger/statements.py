@@ -1,25 +1,39 @@
-"""SQLAlchemy Core -> SQL with `?` for the sqlite3 module, and rows -> dicts with Python's types.
+"""SQLAlchemy Core -> SQL and its values for a driver that is called directly, and rows -> dicts with Python's types.
 
-SQLAlchemy writes the SQL, plain sqlite3 runs it: its own execution costs several times what SQLite does.
+SQLAlchemy writes the SQL for either store, the driver runs it: SQLAlchemy's own execution costs several times what SQLite
+does. What may be told to both stores alike is told here; `gateway.ledger.sqlite` and `gateway.ledger.postgres` run it.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, Insert, Table, insert
+from sqlalchemy import Executable, Table
+from sqlalchemy.dialects.postgresql import (
+    insert as upsert,
+)  # SQLite took its words, and SQLAlchemy writes them for both
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 
-__all__ = ["ManyRows", "Statement", "compile_statement", "many_rows", "upsert_adding"]
+__all__ = [
+    "SQLITE",
+    "ManyRows",
+    "Prepared",
+    "Row",
+    "Rows",
+    "Runnable",
+    "Statement",
+    "compile_statement",
+    "many_rows",
+    "upsert",
+    "upsert_adding",
+]
 
-_DIALECT: Dialect = sqlite_dialect(paramstyle="qmark")
-_ROWS_MAX = 32
-"""Rows of one statement. Each number of rows is a statement of its own, and all of them stay compiled."""
+SQLITE: Dialect = sqlite_dialect(paramstyle="qmark")
+
 Row = dict[str, Any]
+Rows = Callable[[Any], Iterable[tuple[Any, ...]]]
+"""Runs a query and gives its rows one after the other, all of one instant; values as the store has them."""
 _Converter = Callable[[Any], Any]
 
 
@@ -41,76 +55,85 @@ class Statement(NamedTuple):
             found.append(dict(zip(columns, values, strict=True)))
         return found
 
-    def run(self, connection: sqlite3.Connection) -> list[Row]:
-        """Execute, and return what it returned: a `select`, or a write with `returning`."""
-        cursor = connection.execute(self.sql, self.parameters)
-        try:
-            if cursor.description is None:
-                return []
-            return self.rows([column[0] for column in cursor.description], cursor.fetchall())
-        finally:
-            cursor.close()
+
+class Prepared:
+    """A statement that runs often: compiled once for each store. Its `bindparam`s are given each time.
+
+    Compiling takes several times as long as running a short statement, and calls wait meanwhile.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+        self._compiled: dict[str, tuple[SQLCompiler, tuple[tuple[int, _Converter], ...]]] = {}
+
+    def bind(self, dialect: Dialect, values: Mapping[str, Any]) -> Statement:
+        found = self._compiled.get(dialect.name)
+        if found is None:
+            compiled = _compile(self._statement, dialect)
+            found = self._compiled[dialect.name] = compiled, _converters(compiled, dialect)
+        compiled, converters = found
+        return Statement(compiled.string, _parameters(compiled, values), converters)
 
 
-def compile_statement(statement: Executable) -> Statement:
+Runnable = Executable | Statement
+"""What a transaction executes: compiled for its store before, or on the spot."""
+
+
+def compile_statement(statement: Runnable, dialect: Dialect) -> Statement:
     """Ready to run. Values are always bound, never written into the SQL."""
-    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
+    if isinstance(statement, Statement):
+        return statement
+    compiled = _compile(statement, dialect)
+    return Statement(compiled.string, _parameters(compiled, {}), _converters(compiled, dialect))
+
+
+def _compile(statement: Executable, dialect: Dialect) -> SQLCompiler:
+    compiled = statement.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
     assert isinstance(compiled, SQLCompiler)  # noqa: S101 -- every executable of Core compiles to one
+    return compiled
+
+
+def _parameters(compiled: SQLCompiler, given: Mapping[str, Any]) -> tuple[Any, ...]:
     binds = compiled._bind_processors
-    values: Mapping[str, Any] = compiled.construct_params(escape_names=False)
+    values: Mapping[str, Any] = compiled.construct_params(given, escape_names=False)
     parameters = []
     for name in compiled.positiontup or ():
         bind: Any = binds.get(name)
         parameters.append(values[name] if bind is None else bind(values[name]))
-    return Statement(compiled.string, tuple(parameters), _converters(compiled))
+    return tuple(parameters)
 
 
-def _converters(compiled: SQLCompiler) -> tuple[tuple[int, _Converter], ...]:
+def _converters(compiled: SQLCompiler, dialect: Dialect) -> tuple[tuple[int, _Converter], ...]:
     found = []
     for index, column in enumerate(compiled._result_columns):
-        convert: Any = column.type.dialect_impl(_DIALECT).result_processor(_DIALECT, None)
+        convert: Any = column.type.dialect_impl(dialect).result_processor(dialect, None)
         if convert is not None:
             found.append((index, convert))
     return tuple(found)
 
 
 class ManyRows:
-    """An INSERT for rows of values in the order of `columns`, compiled once for each number of rows up to 32.
+    """An insert of rows whose values come in the order of `columns`; each store has its own way to run it fast.
 
-    One statement for 32 rows lets go of the interpreter's lock once; `executemany` would do so for each row, and wait for
-    the event loop as often before it gets the lock back.
+    With a `key`, `sums` are added to those of a row that is there already; without one, such a row is a conflict.
+    Booleans come as 0 and 1.
     """
 
-    def __init__(self, statement: Insert, columns: Sequence[str]) -> None:
-        sql = compile_statement(statement).sql
-        one_row = f"({', '.join('?' * len(columns))})"
-        head, found, tail = sql.partition(f"VALUES {one_row}")
-        if not found:
-            raise ValueError(f"not an insert of one row: {sql}")
-        self._sql = [f"{head}VALUES {', '.join([one_row] * size)}{tail}" for size in range(1, _ROWS_MAX + 1)]
+    def __init__(self, table: Table, columns: Sequence[str], *, key: Sequence[str] = ()) -> None:
+        self.table = table
+        self.columns = tuple(columns)
+        self.key = tuple(key)
 
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        for start in range(0, len(rows), _ROWS_MAX):
-            chunk = rows[start : start + _ROWS_MAX]
-            connection.execute(self._sql[len(chunk) - 1], list(chain.from_iterable(chunk)))
+    @property
+    def sums(self) -> tuple[str, ...]:
+        return tuple(name for name in self.columns if name not in self.key)
 
 
 def many_rows(table: Table) -> ManyRows:
     """Plain inserts of whole rows into `table`. A row that is refused takes the whole transaction back."""
-    columns = [column.name for column in table.columns]
-    return ManyRows(_or_rollback(insert(table).values(dict.fromkeys(columns))), columns)
+    return ManyRows(table, [column.name for column in table.columns])
 
 
 def upsert_adding(table: Table, key: Sequence[str], sums: Sequence[str]) -> ManyRows:
     """Inserts of `(*key, *sums)` into `table` that add to the sums of a row already there."""
-    columns = [*key, *sums]
-    one = sqlite_insert(table).values(dict.fromkeys(columns))
-    added = one.on_conflict_do_update(
-        index_elements=list(key), set_={name: table.c[name] + one.excluded[name] for name in sums}
-    )
-    return ManyRows(_or_rollback(added), columns)
-
-
-def _or_rollback(statement: Insert) -> Insert:
-    """To be able to undo only this statement, SQLite would copy each page it changes to a journal beforehand."""
-    return statement.prefix_with("OR ROLLBACK", dialect="sqlite")
+    return ManyRows(table, [*key, *sums], key=key)

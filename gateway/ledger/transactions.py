@@ -11,43 +11,54 @@ When the store fails, the batch is rolled back whole: its holds fail, its settle
 fault, the batch is repeated one by one, so that only that row fails.
 """
 
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy import bindparam, delete, func, select
 
 from gateway.errors import StoreError
-from gateway.ledger.ballast import Ballast
-from gateway.ledger.faults import Conflict, is_bad_sql, is_disk_full, is_trouble, store_error
+from gateway.ledger.connection import Connection
+from gateway.ledger.faults import Conflict, Fault, store_error
 from gateway.ledger.ids import EntryIds
 from gateway.ledger.periods import now_ms
 from gateway.ledger.records import Entry, Hold
 from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.rows import entry_row, hold_row, reservation_row
-from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, holds, idempotency, usage_daily
-from gateway.ledger.statements import many_rows, upsert_adding
+from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, holds, idempotency, meta, usage_daily
+from gateway.ledger.statements import (
+    ManyRows,
+    Prepared,
+    Row,
+    Runnable,
+    Statement,
+    compile_statement,
+    many_rows,
+    upsert,
+    upsert_adding,
+)
 
-__all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work", "connect"]
+__all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work"]
 
 _log = structlog.get_logger()
-
-BUSY_TIMEOUT_MS = 2_000
-_CACHE_KIB = 8 * 1024
-_CHECKPOINT_PAGES = 4_096
-_WAL_BYTES_KEPT = 64 * 2**20
-_STATEMENTS_KEPT = 256
-_IDS_A_DELETE = 64
 
 _HOLDS = many_rows(holds)
 _ENTRIES = many_rows(entries)
 _RESERVATIONS = many_rows(idempotency)
-_FREE = "DELETE FROM idempotency WHERE id = ? AND request_id = ?"
 _USAGE = upsert_adding(usage_daily, USAGE_DAILY_KEY, USAGE_DAILY_SUMS)
-_NAMES = "SELECT DISTINCT creator, feature, agent FROM usage_daily WHERE period_day = ?"
-_LAST_ID = "SELECT max(id) FROM entries"
-_PROBE = "INSERT INTO meta (key, value) VALUES ('probed_at', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+_FREE = Prepared(
+    delete(idempotency).where(
+        idempotency.c.id == bindparam("reserved"), idempotency.c.request_id == bindparam("hold_id")
+    )
+)
+_NAMES = Prepared(
+    select(usage_daily.c.creator, usage_daily.c.feature, usage_daily.c.agent)
+    .where(usage_daily.c.period_day == bindparam("day"))
+    .distinct()
+)
+_LAST_ID = Prepared(select(func.max(entries.c.id).label("id")))
+_PROBED = upsert(meta).values(key="probed_at", value=bindparam("at"))
+_PROBE = Prepared(_PROBED.on_conflict_do_update(index_elements=["key"], set_={"value": _PROBED.excluded.value}))
 
 
 class Work:
@@ -113,38 +124,16 @@ class _HoldIsMissing(Exception):
     """Some hold of the batch was ended before: the batch has to ask which."""
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection for writing. Transactions begin and end where we say so."""
-    connection = sqlite3.connect(
-        path,
-        isolation_level=None,
-        check_same_thread=False,
-        cached_statements=_STATEMENTS_KEPT,
-        timeout=BUSY_TIMEOUT_MS / 1000,
-    )
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "recursive_triggers = ON",  # else INSERT OR REPLACE deletes a row without asking the triggers
-        f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-        f"journal_size_limit = {_WAL_BYTES_KEPT}",
-        f"cache_size = -{_CACHE_KIB}",
-        "temp_store = MEMORY",
-    ):
-        connection.execute(f"PRAGMA {pragma}").close()
-    return connection
-
-
 class Transactions:
-    """The one connection that writes. Used by the writer's thread only."""
+    """The one connection that writes. Used by the writer's thread only.
 
-    def __init__(self, path: Path, instance_id: str, ballast: Ballast) -> None:
-        self.connection = connect(path)
+    A task (`Database.run`) uses `rows`, `count`, `insert`, `post` and `end_holds`, all inside the transaction that is open.
+    """
+
+    def __init__(self, connection: Connection, instance_id: str) -> None:
+        self.connection = connection
         self._instance_id = instance_id
-        self._ballast = ballast
-        self._is_full_sync = True
-        self._ids = EntryIds(self.connection.execute(_LAST_ID).fetchone()[0])
+        self._ids = EntryIds(self.rows(_LAST_ID)[0]["id"])
         self._names = NameBook(self._load_names)
         self._rollups = Rollups(self._names)
 
@@ -163,33 +152,44 @@ class Transactions:
         return trouble
 
     def close(self) -> None:
-        try:
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
-        except sqlite3.Error as exc:
-            _log.warning("checkpoint_failed", error=str(exc))
         self.connection.close()
 
+    # What a transaction is made of
+
+    def rows(self, statement: Runnable | Prepared, **values: Any) -> list[Row]:
+        """Executes; what it returned: a `select`, or a write with `returning`. `values` are those of a `Prepared`."""
+        return self.connection.rows(self._compiled(statement, values))
+
+    def count(self, statement: Runnable | Prepared, **values: Any) -> int:
+        """Executes a write; how many rows it met."""
+        return self.connection.count(self._compiled(statement, values))
+
+    def insert(self, many: ManyRows, rows: Sequence[Sequence[Any]]) -> None:
+        """All rows or none, in as few statements as the store allows."""
+        if rows:
+            self.connection.insert(many, rows)
+
     def post(self, posted: Iterable[Entry], *, corrects: str | None = None) -> list[str]:
-        """Insert entries and add them to the rollups, inside the transaction that is open. Returns their ids."""
+        """Insert entries and add them to the rollups. Returns their ids."""
         created_ms = now_ms()
         rows = []
         for entry in posted:
             row = entry_row(entry, *self._ids.next(created_ms), corrects)
             rows.append(row)
             self._rollups.add(row)
-        _ENTRIES.run(self.connection, rows)
-        _USAGE.run(self.connection, self._rollups.rows())
+        self.insert(_ENTRIES, rows)
+        self.insert(_USAGE, self._rollups.rows())
         self._rollups.clear()
         return [row[0] for row in rows]
 
     def end_holds(self, ids: Sequence[str]) -> set[str]:
-        """Delete holds, inside the transaction that is open. Returns the ids that this call ended."""
-        ended: set[str] = set()
-        for chunk in _chunks(ids):
-            marks = ", ".join("?" * len(chunk))
-            sql = f"DELETE FROM holds WHERE id IN ({marks}) RETURNING id"  # noqa: S608 -- question marks only
-            ended.update(row[0] for row in self.connection.execute(sql, chunk).fetchall())
-        return ended
+        """Delete holds. Returns the ids that this call ended."""
+        return set(self.connection.delete_holds(ids))
+
+    def _compiled(self, statement: Runnable | Prepared, values: dict[str, Any]) -> Statement:
+        if isinstance(statement, Prepared):
+            return statement.bind(self.connection.dialect, values)
+        return compile_statement(statement, self.connection.dialect)
 
     # Holds and settles
 
@@ -197,7 +197,8 @@ class Transactions:
         try:
             self._commit_together(calls)
         except Exception as exc:
-            if is_trouble(exc):
+            fault = self.connection.fault_of(exc)
+            if fault.is_trouble:
                 return self._fail_all(calls, exc)
             return self._commit_one_by_one(calls, exc)
         return None
@@ -218,25 +219,20 @@ class Transactions:
     ) -> None:
         if new:
             created_at = now_ms()
-            _HOLDS.run(self.connection, [hold_row(hold, self._instance_id, created_at) for hold in new])
-            reservations = [reservation_row(hold, created_at) for hold in new if hold.reservation is not None]
-            if reservations:
-                _RESERVATIONS.run(self.connection, reservations)
+            self.insert(_HOLDS, [hold_row(hold, self._instance_id, created_at) for hold in new])
+            self.insert(
+                _RESERVATIONS, [reservation_row(hold, created_at) for hold in new if hold.reservation is not None]
+            )
         if settles:
             ended = end(settles)
             self.post(entry for work in ended for entry in work.entries)
             for work in ended:
                 if work.frees:
-                    self.connection.execute(_FREE, (work.frees, work.hold_id)).close()
+                    self.count(_FREE, reserved=work.frees, hold_id=work.hold_id)
 
     def _end_all_holds(self, settles: Sequence[SettleWork]) -> Sequence[SettleWork]:
         """Nearly always each hold is there, and counting is enough: one step, however many holds there are."""
-        ended = 0
-        for chunk in _chunks([work.hold_id for work in settles]):
-            marks = ", ".join("?" * len(chunk))
-            sql = f"DELETE FROM holds WHERE id IN ({marks})"  # noqa: S608 -- question marks only
-            ended += self.connection.execute(sql, chunk).rowcount
-        if ended != len(settles):
+        if self.connection.count_deleted_holds([work.hold_id for work in settles]) != len(settles):
             raise _HoldIsMissing
         return settles
 
@@ -263,10 +259,11 @@ class Transactions:
         return None
 
     def _refuse(self, work: Work, exc: Exception) -> None:
-        if isinstance(work, HoldWork) and work.hold.reservation is not None and isinstance(exc, sqlite3.IntegrityError):
+        fault = self.connection.fault_of(exc)
+        if isinstance(work, HoldWork) and work.hold.reservation is not None and fault is Fault.CONFLICT:
             work.error = Conflict("Another call has this idempotency key.")  # which the caller hears as such
             return
-        work.error = store_error(exc)
+        work.error = store_error(fault)
         request_id = work.hold_id if isinstance(work, SettleWork) else None
         if isinstance(work, HoldWork):
             request_id = work.hold.attribution.request_id
@@ -274,9 +271,10 @@ class Transactions:
         _log.critical("ledger_row_refused", work=type(work).__name__, request_id=request_id, error=repr(exc))
 
     def _fail_all(self, calls: Sequence[Work], exc: Exception) -> StoreError:
-        if is_disk_full(exc):
-            self._ballast.drop()
-        trouble = exc if isinstance(exc, StoreError) else store_error(exc)
+        fault = self.connection.fault_of(exc)
+        if fault is Fault.FULL:
+            self.connection.make_room()
+        trouble = exc if isinstance(exc, StoreError) else store_error(fault)
         if trouble is not exc:
             _log.error("ledger_write_failed", error=repr(exc), works=len(calls))
         for work in calls:
@@ -294,45 +292,37 @@ class Transactions:
             return trouble
         try:
             work.result = self._transact(lambda: work.task(self), is_durable=work.is_durable)
-        except sqlite3.IntegrityError as exc:
-            work.error = Conflict("This contradicts what is already there.")
-            work.error.__cause__ = exc
         except Exception as exc:
-            if is_bad_sql(exc) or not is_trouble(exc):
+            fault = self.connection.fault_of(exc)
+            if fault is Fault.CONFLICT:
+                work.error = Conflict("This contradicts what is already there.")
+                work.error.__cause__ = exc
+            elif fault is Fault.BAD_SQL or not fault.is_trouble:
                 work.error = exc
-                return None
-            work.error = self._fail_all((), exc)
-            return work.error
+            else:
+                work.error = self._fail_all((), exc)
+                return work.error
         return None
 
     def _probe(self) -> StoreError | None:
         try:
-            self._transact(lambda: self.connection.execute(_PROBE, (str(now_ms()),)).close(), is_durable=True)
-            self._ballast.restore()
+            self._transact(lambda: self.count(_PROBE, at=str(now_ms())), is_durable=True)
+            self.connection.recover()
         except Exception as exc:
             return self._fail_all((), exc)
         return None
 
     def _transact(self, write: Callable[[], Any], *, is_durable: bool) -> Any:
-        connection = self.connection
-        if is_durable is not self._is_full_sync:
-            connection.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}").close()
-            self._is_full_sync = is_durable
-        connection.execute("BEGIN IMMEDIATE")
+        self.connection.begin(is_durable=is_durable)
         try:
             result = write()
-            connection.execute("COMMIT")
+            self.connection.commit()
         except BaseException:
             self._rollups.clear()
             self._names.forget()
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self.connection.rollback()
             raise
         return result
 
     def _load_names(self, day: str) -> Iterable[tuple[str, str, str]]:
-        return self.connection.execute(_NAMES, (day,)).fetchall()
-
-
-def _chunks(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + _IDS_A_DELETE] for start in range(0, len(ids), _IDS_A_DELETE))
+        return [(row["creator"], row["feature"], row["agent"]) for row in self.rows(_NAMES, day=day)]

@@ -1,15 +1,14 @@
 """The ledger computed again from its entries: costs and charges from tokens and prices, sums and closed months from the
 entries, and what must hold between entries (`gateway.ledger.credit_checks`).
 
-Reads the file beside a running gateway, everything from one instant. What does not come out the same is a difference;
+Reads beside a running gateway, everything from one instant. What does not come out the same is a difference;
 there must be none. A crashed call's amounts were fixed when its hold was made, and grants, refunds and the like have no
 tokens, so theirs are taken as they stand. What another payer than the quota took can only be told from below: which of
 the images were delivered is not in the buckets.
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from gateway.ledger.credit_checks import findings
 from gateway.ledger.migration import require_current
 from gateway.ledger.periods import period_of
 from gateway.ledger.queries import closed_key, month_sums
-from gateway.ledger.readers import read_only_uri
 from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.schema import (
     ENTRY_COLUMNS,
@@ -35,17 +33,16 @@ from gateway.ledger.schema import (
     price_rows,
     usage_daily,
 )
-from gateway.ledger.statements import compile_statement
+from gateway.ledger.sqlite.readers import rows_of_one_instant
+from gateway.ledger.statements import Rows
 from gateway.pricing import UnpricedUsage, cost_nano_usd, price_from_json
 from gateway.usage import Usage
 
-__all__ = ["DIFFERENCES_MAX", "Difference", "Report", "verify"]
+__all__ = ["DIFFERENCES_MAX", "Difference", "Report", "verify", "verify_rows"]
 
 DIFFERENCES_MAX = 1_000
 """Kept to be shown; more are only counted."""
 
-_BUSY_TIMEOUT_S = 10.0
-_CHUNK_ROWS = 2_000
 _AS_STORED = tuple(entries.c.saved_nano_usd if column.name == "saved_nano_usd" else column for column in ENTRY_FACTS)
 """Where lists take it for granted that only a cached answer saves, this is what is looked at."""
 _FACTS = tuple(column.name for column in _AS_STORED)
@@ -74,23 +71,24 @@ class Report(NamedTuple):
 
 
 def verify(path: Path) -> Report:
-    """Raises `ConfigError` when there is no such database, `StoreError` when it cannot be read."""
+    """The ledger in a file of SQLite. Raises `ConfigError` when there is no such database, `StoreError` when it cannot be
+    read."""
     try:
         require_current(path)
-        with closing(_connect(path)) as connection:
-            connection.execute("BEGIN")
-            return _Verification(connection).run()
+        with rows_of_one_instant(path) as rows:
+            return verify_rows(rows)
     except sqlite3.Error as exc:
         raise StoreError(f"The database {path} cannot be read: {exc}.") from exc
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(read_only_uri(path), uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+def verify_rows(rows: Rows) -> Report:
+    """The ledger that `rows` reads. Raises what it raises."""
+    return _Verification(rows).run()
 
 
 class _Verification:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
         self._differences: list[Difference] = []
         self._count = 0
         self._rollups = Rollups(NameBook(lambda day: (), days_kept=None))
@@ -222,13 +220,6 @@ class _Verification:
         self._count += 1
         if len(self._differences) < DIFFERENCES_MAX:
             self._differences.append(difference)
-
-    def _rows(self, query: Any) -> Iterator[tuple[Any, ...]]:
-        statement = compile_statement(query)
-        cursor = self._connection.execute(statement.sql, statement.parameters)
-        with closing(cursor):
-            while rows := cursor.fetchmany(_CHUNK_ROWS):
-                yield from rows
 
 
 def _month_rows(computed: Mapping[tuple[Any, ...], tuple[int, ...]], month: str) -> list[dict[str, Any]]:

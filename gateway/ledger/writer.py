@@ -18,19 +18,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import islice
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Executable
+from sqlalchemy.engine import Dialect
 
 from gateway.errors import StoreError
-from gateway.ledger.ballast import Ballast
-from gateway.ledger.faults import RETRY_AFTER_S, store_error
+from gateway.ledger.faults import RETRY_AFTER_S, Fault, store_error
 from gateway.ledger.periods import now_ms, period_of
 from gateway.ledger.records import Entry, Hold
-from gateway.ledger.statements import Row, compile_statement
+from gateway.ledger.schema import refusals_daily
+from gateway.ledger.statements import Row, compile_statement, upsert_adding
 from gateway.ledger.transactions import HoldWork, SettleWork, TaskWork, Transactions, Work
 from gateway.tasks import spawn
 
@@ -43,10 +43,7 @@ _RETRY_FIRST_S = 0.05
 _RETRY_MAX_S = 2.0
 _WATCH_S = 0.25
 _REFUSALS_S = 1.0
-_ADD_REFUSALS = (
-    "INSERT INTO refusals_daily (creator, day, reason, count) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (creator, day, reason) DO UPDATE SET count = count + excluded.count"
-)
+_ADD_REFUSALS = upsert_adding(refusals_daily, ("creator", "day", "reason"), ("count",))
 
 Batch = Sequence[Work]
 Result = TypeVar("Result")
@@ -56,13 +53,13 @@ class Writer:
     """The `Ledger` of the pipeline, and the way of every other write. Belongs to the event loop that started it."""
 
     def __init__(
-        self, path: Path, *, instance_id: str, settle_timeout_s: float, calls_max: int, ballast: Ballast
+        self, connect: Callable[[], Transactions], *, dialect: Dialect, settle_timeout_s: float, calls_max: int
     ) -> None:
-        self._path = path
-        self._instance_id = instance_id
+        """`connect` is called once, on the writer's thread; `dialect` is what its connection speaks."""
+        self._connect = connect
+        self._dialect = dialect
         self._settle_timeout_s = settle_timeout_s
         self._queue_max = calls_max
-        self._ballast = ballast
         self._queue: deque[Work] = deque()
         self._in_hand: Batch = ()
         """What the thread is committing now."""
@@ -147,9 +144,9 @@ class Writer:
 
         Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError` as `run` does.
         """
-        compiled = [compile_statement(statement) for statement in statements]
+        compiled = [compile_statement(statement, self._dialect) for statement in statements]
         return await self.run(
-            lambda transactions: [each.run(transactions.connection) for each in compiled],
+            lambda transactions: [transactions.rows(each) for each in compiled],
             is_patient=is_patient,
             is_durable=is_durable,
         )
@@ -331,7 +328,7 @@ class Writer:
         rows = [(*key, count) for key, count in counts.items()]
 
         def add(transactions: Transactions) -> None:
-            transactions.connection.executemany(_ADD_REFUSALS, rows).close()
+            transactions.insert(_ADD_REFUSALS, rows)
 
         # Patient: what may have been committed must not be counted again.
         work = TaskWork(add, self._loop.create_future(), self._loop.time(), is_patient=True)
@@ -350,7 +347,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            transactions = Transactions(self._path, self._instance_id, self._ballast)
+            transactions = self._connect()
         except Exception as exc:
             self._tell(self._set_opened, exc)
             return
@@ -361,7 +358,7 @@ class Writer:
                 trouble = transactions.apply(batch, is_probe=is_probe)
             except Exception as exc:  # the thread must outlive whatever is wrong with a batch
                 _log.critical("ledger_writer_failed", error=repr(exc), exc_info=exc)
-                trouble = store_error(exc)
+                trouble = store_error(Fault.TROUBLE)
                 for work in batch:
                     work.error = trouble
             self._tell(self._finished, batch, trouble)

@@ -5,7 +5,6 @@ the Responses API lists it. Positions only rise, so that the order of a conversa
 """
 
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +14,12 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, select
 
 from gateway.errors import NotFound, RequestError
 from gateway.ledger.database import Database
+from gateway.ledger.functions import bytes_of
 from gateway.ledger.schema import conversation_items, conversations, creators
-from gateway.ledger.statements import ManyRows, Row, compile_statement, many_rows
+from gateway.ledger.statements import Row, many_rows
 from gateway.ledger.transactions import Transactions
 from gateway.responses.ids import is_id, new_id
-from gateway.responses.kept_bytes import KeptBytes, bytes_of
+from gateway.responses.kept_bytes import KeptBytes
 from policies.types import Account
 
 __all__ = ["ITEMS_AT_ONCE_MAX", "Conversations", "Page", "append_items", "is_erased"]
@@ -34,7 +34,7 @@ _IDS_AT_ONCE = 500
 
 _ID_KIND = re.compile(r"[a-z]{1,16}")
 
-_INSERT_ITEMS: ManyRows = many_rows(conversation_items)
+_INSERT_ITEMS = many_rows(conversation_items)
 
 
 class Page(NamedTuple):
@@ -88,11 +88,10 @@ class Conversations:
         }
 
         def task(transactions: Transactions) -> bool:
-            connection = transactions.connection
-            if is_erased(connection, account.creator) or _count_of(connection, account) >= _CONVERSATIONS_MAX:
+            if is_erased(transactions, account.creator) or _count_of(transactions, account) >= _CONVERSATIONS_MAX:
                 return False
-            compile_statement(insert(conversations).values(row)).run(connection)
-            append_items(connection, str(row["id"]), items)
+            transactions.rows(insert(conversations).values(row))
+            append_items(transactions, str(row["id"]), items)
             return True
 
         if not await self._database.run(task):
@@ -141,13 +140,12 @@ class Conversations:
         await self._kept.require_room(account.creator, more)
 
         def task(transactions: Transactions) -> Sequence[dict[str, Any]]:
-            connection = transactions.connection
-            if not _exists(connection, account, id):
+            if not _exists(transactions, account, id):
                 raise _no_conversation(id)
-            (size,) = compile_statement(_size_of(id)).run(connection)
+            (size,) = transactions.rows(_size_of(id))
             if size["items"] + len(items) > _ITEMS_MAX or size["bytes"] + more > self._context_bytes_max:
                 raise _too_long("conversation")
-            return append_items(connection, id, items)
+            return append_items(transactions, id, items)
 
         added = await self._database.run(task)
         self._kept.changed(account.creator, more)
@@ -208,7 +206,7 @@ class Conversations:
         return int(row["position"])
 
 
-def append_items(connection: sqlite3.Connection, id: str, items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def append_items(transactions: Transactions, id: str, items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """Write `items` behind the others of a conversation that is there, inside the open transaction; as they were kept.
 
     An id that is taken in this conversation, or fit for no path, gives way to a new one.
@@ -218,8 +216,8 @@ def append_items(connection: sqlite3.Connection, id: str, items: Sequence[dict[s
     query = select(func.coalesce(func.max(conversation_items.c.position), 0).label("last")).where(
         conversation_items.c.conversation_id == id
     )
-    (found,) = compile_statement(query).run(connection)
-    taken = _taken(connection, id, [str(item["id"]) for item in items])
+    (found,) = transactions.rows(query)
+    taken = _taken(transactions, id, [str(item["id"]) for item in items])
     kept = []
     for item in items:
         item_id = str(item["id"])
@@ -231,33 +229,33 @@ def append_items(connection: sqlite3.Connection, id: str, items: Sequence[dict[s
         kept.append(item)
     first = found["last"] + 1
     rows = [(id, first + offset, item["id"], _text(item)) for offset, item in enumerate(kept)]
-    _INSERT_ITEMS.run(connection, rows)
+    transactions.insert(_INSERT_ITEMS, rows)
     return kept
 
 
-def is_erased(connection: sqlite3.Connection, creator: str) -> bool:
+def is_erased(transactions: Transactions, creator: str) -> bool:
     """Whether the creator has been deleted: nothing of it may be kept any more."""
     query = select(creators.c.id).where(creators.c.id == creator, creators.c.deleted_at.is_not(None))
-    return bool(compile_statement(query).run(connection))
+    return bool(transactions.rows(query))
 
 
-def _taken(connection: sqlite3.Connection, id: str, ids: Sequence[str]) -> set[str]:
+def _taken(transactions: Transactions, id: str, ids: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for start in range(0, len(ids), _IDS_AT_ONCE):
         query = select(conversation_items.c.id).where(
             conversation_items.c.conversation_id == id, conversation_items.c.id.in_(ids[start : start + _IDS_AT_ONCE])
         )
-        found.update(row["id"] for row in compile_statement(query).run(connection))
+        found.update(row["id"] for row in transactions.rows(query))
     return found
 
 
-def _exists(connection: sqlite3.Connection, account: Account, id: str) -> bool:
-    return bool(compile_statement(select(conversations.c.id).where(_is_theirs(account, id))).run(connection))
+def _exists(transactions: Transactions, account: Account, id: str) -> bool:
+    return bool(transactions.rows(select(conversations.c.id).where(_is_theirs(account, id))))
 
 
-def _count_of(connection: sqlite3.Connection, account: Account) -> int:
+def _count_of(transactions: Transactions, account: Account) -> int:
     query = select(func.count().label("count")).where(conversations.c.creator == account.creator)
-    (row,) = compile_statement(query.select_from(conversations)).run(connection)
+    (row,) = transactions.rows(query.select_from(conversations))
     return int(row["count"])
 
 

@@ -5,24 +5,19 @@ that would pass the bound is refused. The figure is read once for a creator and 
 """
 
 from collections import OrderedDict
-from typing import Any
 
-from sqlalchemy import ColumnElement, LargeBinary, cast, delete, func, select
+from sqlalchemy import delete, func, select
 
 from gateway.errors import RequestError
 from gateway.ledger.database import Database
+from gateway.ledger.functions import bytes_of
 from gateway.ledger.schema import conversation_items, conversations, responses
 
-__all__ = ["CREATOR_BYTES_MAX", "KeptBytes", "bytes_of"]
+__all__ = ["CREATOR_BYTES_MAX", "KeptBytes"]
 
 CREATOR_BYTES_MAX = 2**30
 _CREATORS_KNOWN = 10_000
 _REMOVED_AT_ONCE = 100
-
-
-def bytes_of(text: ColumnElement[str]) -> Any:
-    """The size of a text; its length alone would be that of its characters."""
-    return func.length(cast(text, LargeBinary))
 
 
 _RESPONSE_BYTES = bytes_of(responses.c.body) + bytes_of(responses.c.input)

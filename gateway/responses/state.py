@@ -7,23 +7,22 @@ asked with. Only the items of its own call: what came before is found along `pre
 Everything is asked for by creator and account. Instants are milliseconds since 1970, sizes bytes of JSON.
 """
 
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import structlog
-from sqlalchemy import Select, and_, case, delete, func, literal, select, true
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Select, and_, case, cast, delete, func, literal, select, true
 
 from gateway.errors import NotFound, RequestError, StoreError
 from gateway.ledger.database import Database
-from gateway.ledger.schema import conversations, responses
-from gateway.ledger.statements import Row, compile_statement
+from gateway.ledger.functions import bytes_of, json_items, json_text
+from gateway.ledger.schema import BigInt, conversations, responses
+from gateway.ledger.statements import Row, upsert
 from gateway.ledger.transactions import Transactions
 from gateway.responses.conversations import Conversations, append_items, is_erased
-from gateway.responses.kept_bytes import CREATOR_BYTES_MAX, KeptBytes, bytes_of
+from gateway.responses.kept_bytes import CREATOR_BYTES_MAX, KeptBytes
 from policies.types import Account
 
 __all__ = ["NOTHING_BEFORE", "Before", "KeptResponse", "Referred", "ResponseStore"]
@@ -164,14 +163,16 @@ class ResponseStore:
             .limit(_SEARCHED_MAX)
         )
         # Each body is gone through once, however many items are named: whoever asks chose how large it is.
-        output = func.json_each(responses.c.body, "$.output").table_valued("value", "type")
-        item_id = func.json_extract(output.c.value, "$.id")
+        output = json_items(responses.c.body, "output").table_valued("value", "type")
+        item_id = json_text(output.c.value, "id")
         query = (
             select(
                 responses.c.id,
                 responses.c.provider,
                 responses.c.context_tokens,
-                func.coalesce(func.json_extract(responses.c.body, "$.reasoning_tokens"), 0).label("reasoning_tokens"),
+                func.coalesce(cast(json_text(responses.c.body, "reasoning_tokens"), BigInt), 0).label(
+                    "reasoning_tokens"
+                ),
                 item_id.label("item_id"),
                 case((responses.c.provider == "", output.c.value), else_="").label("item"),
             )
@@ -204,13 +205,12 @@ class ResponseStore:
         row = None if response is None else self._row(account, response)
 
         def task(transactions: Transactions) -> None:
-            connection = transactions.connection
-            if is_erased(connection, account.creator):
+            if is_erased(transactions, account.creator):
                 return
             if row is not None:
-                _put(connection, row)
-            if conversation_id and _has_conversation(connection, account, conversation_id):
-                append_items(connection, conversation_id, items)
+                _put(transactions, row)
+            if conversation_id and _has_conversation(transactions, account, conversation_id):
+                append_items(transactions, conversation_id, items)
 
         await self._database.run(task)
         written = 0 if row is None else len(row["body"].encode()) + len(row["input"].encode())
@@ -277,23 +277,23 @@ def _is_theirs(account: Account, id: str) -> Any:
     )
 
 
-def _put(connection: sqlite3.Connection, row: Row) -> None:
+def _put(transactions: Transactions, row: Row) -> None:
     """Insert, or replace the creator's own; a provider that gives an id twice gives nobody a look at another's."""
-    new = sqlite_insert(responses).values(row)
+    new = upsert(responses).values(row)
     changed = {name: new.excluded[name] for name in row if name != "id"}
     is_own = and_(responses.c.creator == row["creator"], responses.c.account_id == row["account_id"])
     statement = new.on_conflict_do_update(index_elements=["id"], set_=changed, where=is_own).returning(responses.c.id)
-    if not compile_statement(statement).run(connection):
+    if not transactions.rows(statement):
         _log.warning("response_id_taken", provider=row["provider"], response_id=row["id"])
 
 
-def _has_conversation(connection: sqlite3.Connection, account: Account, id: str) -> bool:
+def _has_conversation(transactions: Transactions, account: Account, id: str) -> bool:
     query = select(conversations.c.id).where(
         conversations.c.id == id,
         conversations.c.creator == account.creator,
         conversations.c.account_id == account.account_id,
     )
-    return bool(compile_statement(query).run(connection))
+    return bool(transactions.rows(query))
 
 
 def _referred(row: Row) -> Referred:

@@ -31,7 +31,7 @@ async def post_at(database: Database, posted: Iterable[tuple[int, Entry]]) -> No
         ids = EntryIds(rows_of(transactions, select(func.max(entries.c.id).label("id")))[0]["id"])
         rows = [entry_row(made, *ids.next(at_ms), None) for at_ms, made in posted]
         assert [row[0] for row in rows] == sorted(row[0] for row in rows)
-        _ENTRIES.run(transactions.connection, rows)
+        transactions.insert(_ENTRIES, rows)
 
     await database.run(post)
 

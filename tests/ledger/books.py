@@ -115,4 +115,4 @@ def unwritable() -> Iterator[None]:
 
 async def be_hasty(database: Database) -> None:
     """The writer gives up on a lock at once instead of after two seconds."""
-    await database.run(lambda transactions: transactions.connection.execute("PRAGMA busy_timeout = 1").close())
+    await database.run(lambda transactions: transactions.connection.raw.execute("PRAGMA busy_timeout = 1").close())

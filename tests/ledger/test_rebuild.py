@@ -19,7 +19,7 @@ from gateway.ledger.counted import free_images_of_day
 from gateway.ledger.database import Database
 from gateway.ledger.records import Route
 from gateway.ledger.schema import creators, virtual_keys
-from gateway.ledger.statements import compile_statement
+from gateway.ledger.statements import SQLITE, compile_statement
 from gateway.usage import NO_USAGE, Usage
 from policies import budget, free_images, quota, rate_limit, token_rate
 from policies import credits as credit_policy
@@ -473,8 +473,10 @@ def test_windows_that_overrides_count_are_found(overrides: str, windows: set[str
 class Explaining(Database):
     """Notes how SQLite goes about each query."""
 
-    def __init__(self, path: Path, *rest: Any) -> None:
-        super().__init__(path, *rest)
+    path: Path
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self.steps: list[str] = []
 
     async def fetch_all(self, query: Any, **options: Any) -> Any:
@@ -486,7 +488,7 @@ class Explaining(Database):
         return super().stream(query, **options)
 
     def _note(self, query: Any) -> None:
-        statement = compile_statement(query)
+        statement = compile_statement(query, SQLITE)
         plan = rows(self.path, f"EXPLAIN QUERY PLAN {statement.sql}", *statement.parameters)
         self.steps += [row[3] for row in plan]
 
@@ -497,6 +499,7 @@ async def test_no_question_walks_through_the_entries_or_all_daily_sums(database:
     await budget_call(database, 2, SOFT)
     explaining = await Explaining.open_read_only(path)
     assert isinstance(explaining, Explaining)
+    explaining.path = path
     plan = Plan("pro", requests_per_day=5, providers={"openai": ProviderLimits(requests_per_minute=5)})
     await rebuilt(explaining, plan)
     await explaining.close()
@@ -509,7 +512,8 @@ async def test_no_question_walks_through_the_entries_or_all_daily_sums(database:
 
 async def test_filling_one_creators_windows_reads_no_others_entries(database: Database, path: Path) -> None:
     await call(database, "r1", at=NOW)
-    explaining = Explaining(path, database._readers, database.ledger, "")
+    explaining = Explaining(database._readers, database.ledger)
+    explaining.path = path
     await seed_new_windows(MemoryCounters(), explaining, fields=DAILY_FIELDS, creators=["acme"], now=NOW)
     assert any("entries" in step and "creator=?" in step for step in explaining.steps), explaining.steps
     assert not [step for step in explaining.steps if step.startswith("SCAN entries")]

@@ -34,9 +34,9 @@ def held(path: Path) -> list[str]:
 async def transaction_of(database: Database, work: Coroutine[Any, Any, None]) -> str:
     """The SQL of the one transaction that `work` was."""
     statements: list[str] = []
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(statements.append))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(statements.append))
     await work
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(None))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(None))
     switched_on, together, _ = "\n".join(statements).split("COMMIT")
     assert switched_on == ""
     return together

@@ -176,10 +176,10 @@ def test_a_difference_names_the_row_and_both_values(booked: Path) -> None:
     assert "search" in found.key
 
 
-async def test_verify_reads_one_instant_while_calls_go_on(database: Database, path: Path) -> None:
+async def test_verify_reads_one_instant_while_calls_go_on(patient_database: Database, path: Path) -> None:
     async def calls() -> None:
         for n in range(150):
-            await call(database, f"r{n}")
+            await call(patient_database, f"r{n}")
 
     going = spawn(calls(), "calls")
     reports = []

@@ -15,6 +15,7 @@ from gateway.ledger.database import Conflict, Database
 from gateway.ledger.migration import migrate
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.schema import creators, entries, refusals_daily, virtual_keys
+from gateway.ledger.sqlite.connection import SqliteConnection
 from gateway.ledger.transactions import HoldWork, SettleWork, Transactions, Work
 from gateway.tasks import spawn
 from tests.ledger.books import (
@@ -95,9 +96,9 @@ async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database
 
 async def test_calls_of_one_moment_share_transactions(database: Database, path: Path) -> None:
     statements: list[str] = []
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(statements.append))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(statements.append))
     await asyncio.gather(*(call(database, f"r{n}") for n in range(87)))
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(None))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(None))
     assert count(path, "entries") == 87
     commits = statements.count("COMMIT")
     assert 2 <= commits <= 20
@@ -115,12 +116,12 @@ def test_holds_alone_commit_without_waiting_for_the_disk_and_settles_do_not(path
     path.parent.mkdir()
     path.touch()
     migrate(path)
-    transactions = Transactions(path, "test", Ballast(tmp_path / "ballast"))
+    transactions = Transactions(SqliteConnection(path, Ballast(tmp_path / "ballast")), "test")
 
     def synchronous_after(work: Work) -> int:
         assert transactions.apply([work], is_probe=False) is None
         assert work.error is None
-        return int(transactions.connection.execute("PRAGMA synchronous").fetchone()[0])
+        return int(transactions.connection.raw.execute("PRAGMA synchronous").fetchone()[0])
 
     normal, full = 1, 2
     for n in range(3):
@@ -270,8 +271,8 @@ async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Data
     assert ballast.stat().st_size >= 2**20
 
     def fill(transactions: Transactions) -> None:
-        (pages,) = transactions.connection.execute("PRAGMA page_count").fetchone()
-        transactions.connection.execute(f"PRAGMA max_page_count = {pages}").close()
+        (pages,) = transactions.connection.raw.execute("PRAGMA page_count").fetchone()
+        transactions.connection.raw.execute(f"PRAGMA max_page_count = {pages}").close()
 
     await database.run(fill)
 
@@ -283,7 +284,9 @@ async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Data
         with pytest.raises(StoreError, match="full"):
             await hold_until_refused()
         async with asyncio.timeout(10):
-            await database.run(lambda transactions: transactions.connection.execute("PRAGMA max_page_count = 100000"))
+            await database.run(
+                lambda transactions: transactions.connection.raw.execute("PRAGMA max_page_count = 100000")
+            )
             while not database.ledger.is_ready:
                 await asyncio.sleep(0)
     events = [log["event"] for log in logs]

@@ -32,6 +32,10 @@ def upgrade() -> None:
     )
     op.create_index("ix_idempotency_expires_at", "idempotency", ["expires_at"])
     op.create_index("ix_idempotency_creator", "idempotency", ["creator"])
+    is_kept = sa.text("size_bytes > 0")
+    op.create_index(
+        "ix_idempotency_kept", "idempotency", ["size_bytes"], sqlite_where=is_kept, postgresql_where=is_kept
+    )
     _create(
         "notices",
         *(_text(name) for name in ("id", "kind", "once")),

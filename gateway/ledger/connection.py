@@ -1,0 +1,61 @@
+"""What the writer's thread asks of the one connection it writes over: small, synchronous, the same for every store."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sqlalchemy.engine import Dialect
+
+from gateway.ledger.faults import Fault
+from gateway.ledger.statements import ManyRows, Row, Statement
+
+__all__ = ["Connection"]
+
+
+class Connection(Protocol):
+    """Used by one thread. Raises whatever its driver raises; `fault_of` says what that means.
+
+    A connection that was lost is made anew by the next `begin`.
+    """
+
+    @property
+    def dialect(self) -> Dialect:
+        """What statements are compiled for."""
+        ...
+
+    def begin(self, *, is_durable: bool) -> None:
+        """Begins a transaction; one that is not durable survives the end of the process, but no power cut."""
+        ...
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None:
+        """Takes back what the open transaction did; nothing where none is open."""
+        ...
+
+    def rows(self, statement: Statement) -> list[Row]:
+        """Executes; what it returned: a `select`, or a write with `returning`."""
+        ...
+
+    def count(self, statement: Statement) -> int:
+        """Executes a write; how many rows it met."""
+        ...
+
+    def insert(self, many: ManyRows, rows: Sequence[Sequence[Any]]) -> None: ...
+
+    def count_deleted_holds(self, ids: Sequence[str]) -> int: ...
+
+    def delete_holds(self, ids: Sequence[str]) -> list[str]:
+        """The ids of those that were there."""
+        ...
+
+    def fault_of(self, exc: BaseException) -> Fault: ...
+
+    def make_room(self) -> None:
+        """The disk is full: give up what was set aside for that."""
+        ...
+
+    def recover(self) -> None:
+        """The store works again: take back what was given up. Raises `OSError` while that cannot be done."""
+        ...
+
+    def close(self) -> None: ...
