@@ -114,7 +114,11 @@ class Course:
     client_id: str = ""
     waits_s: float = _FOR_EVER_S
     """How long the client said it will wait."""
+    out_of_reach: UpstreamError | None = None
+    """Nobody is there to serve it: it can be answered only if it was before."""
     cache_wish: Wish = ""
+    cache_key: str = ""
+    """Under which an answer to `outgoing` was looked for."""
     steps: list[Step] = field(default_factory=list)
     overruled: tuple[str, ...] = ()
 
@@ -161,14 +165,19 @@ class Admission:
         request: ModelRequest,
         address: str,
     ) -> Course:
-        """What the call would be sent as, and may cost. Takes nothing. Raises `RequestError`, `UpstreamError`."""
+        """What the call would be sent as, and may cost, whether anybody is there to serve it or not. Takes nothing. Raises
+        `RequestError`."""
         catalog = self._catalog()
         labels = read_labels(headers, request.body)
         client_id = client_request_id(headers)
         # One instant for the policies' periods, the hold and the entry: a call belongs to one month only.
         now = call.admitted_at = self._clock()
         model = _resolve(catalog, request)
-        course = await self._begin(account, headers, request, model, address, now, catalog)
+        try:
+            course = await self._begin(account, headers, request, model, address, now, catalog)
+        except UpstreamError as error:
+            course = await self._begin(account, headers, request, model, address, now, catalog, whatever_health=True)
+            course.out_of_reach = error
         course.labels, course.client_id = labels, client_id
         course.waits_s = client_waits_s(headers) or _FOR_EVER_S
         if (chat := request.checked(course.offer.model)) is not None and chat.structured is not None:
@@ -195,7 +204,10 @@ class Admission:
         return taken
 
     async def admit(self, call: Call, course: Course) -> Admitted:
-        """Take every limit the call must fit into. Raises `PolicyDenied`, with nothing taken."""
+        """Take every limit the call must fit into. Raises `PolicyDenied`, and `UpstreamError` where no deployment of the model
+        is well: with nothing taken."""
+        if course.out_of_reach is not None:
+            raise course.out_of_reach
         request, catalog, outgoing = course.request, course.catalog, course.outgoing
         taken = await self._take(call.request_id, course)
         if isinstance(taken, Refused):
@@ -236,6 +248,7 @@ class Admission:
             attempts,
             clamped_to,
             cache_wish=course.cache_wish,
+            cache_key=course.cache_key if outgoing is course.outgoing else "",
         )
 
     def go_on(self, admitted: Admitted) -> None:
@@ -243,7 +256,7 @@ class Admission:
         offer = admitted.offers[admitted.attempts.index]
         model = offer.model
         row = self._catalog().providers[model.provider]
-        admitted.outgoing = admitted.request.outgoing(model, row)
+        admitted.outgoing, admitted.cache_key = admitted.request.outgoing(model, row), ""
         admitted.model, admitted.row, admitted.provider = model, row, self._providers[model.provider]
         admitted.charge_price, admitted.credits_each = offer.charge_price, offer.credits_each
         admitted.route = admitted.hold.route._replace(
@@ -285,10 +298,12 @@ class Admission:
         address: str,
         now: datetime,
         catalog: Catalog,
+        *,
+        whatever_health: bool = False,
     ) -> Course:
         choice = _choice(model, headers)
         try:
-            offer = await self._offers.make(account, request, model, address, choice)
+            offer = await self._offers.make(account, request, model, address, choice, whatever_health=whatever_health)
         except UnpricedUsage:
             raise _unpriced(model) from None
         return Course(request, account, address, now, choice, offer, model, catalog)

@@ -353,8 +353,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         )
         if orphaned := await services.accounts.orphaned_plans():
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
-        watch = spawn(_watch(services), "watch-calls")
-        stack.callback(watch.cancel)
+        for work, name in ((_watch(services), "watch-calls"), (_tidy(services), "remove-what-expired")):
+            stack.callback(spawn(work, name).cancel)
         lookout.start()
         yield services
 
@@ -441,11 +441,6 @@ async def _watch(services: Services) -> None:
         turn += 1
         try:
             services.calls.interrupt_overdue()
-            if turn % _EXPIRE_EVERY_S == 0:
-                await services.credits.expire_due()
-                await services.idempotency.purge()
-                await services.cache.sweep()
-                await services.lookout.notices.purge()
             if turn % sweep_every == 0:
                 await book_orphans(
                     services.database,
@@ -455,6 +450,23 @@ async def _watch(services: Services) -> None:
         except Exception:
             # A store in trouble now must not mean that nobody watches later.
             _log.exception("watch_failed")
+
+
+async def _tidy(services: Services) -> None:
+    """Once a minute, apart from `_watch`, which must not wait for a slow disk."""
+    while True:
+        await asyncio.sleep(_EXPIRE_EVERY_S)
+        await _remove_expired(services)
+
+
+async def _remove_expired(services: Services) -> None:
+    cache, notices = services.cache, services.lookout.notices
+    for remove in (services.credits.expire_due, services.idempotency.purge, cache.sweep, notices.purge):
+        try:
+            await remove()
+        except Exception:
+            # The others are not to grow without bound because one of them is in trouble.
+            _log.exception("expiry_failed", of=remove.__qualname__)
 
 
 def _open_cache(settings: Settings, secrets: Secrets, wall_clock: Callable[[], float]) -> ResponseCache:

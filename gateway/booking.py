@@ -9,7 +9,6 @@ from gateway.calls import Call
 from gateway.counters.base import CounterStore, Taken
 from gateway.decision import decision_text
 from gateway.errors import DO_NOT_RETRY, StoreError
-from gateway.ledger.faults import Conflict
 from gateway.ledger.records import Entry, Hold, Ledger, Route
 from gateway.logs import log_request
 from gateway.metering import Ending
@@ -61,7 +60,7 @@ class Booking:
         return cost
 
     async def hit(self, call: Call, course: Course, kept: CachedAnswer, taken: Taken) -> None:
-        """Book a call that a kept answer serves. Raises `StoreError`, `Conflict`: then nothing is taken or booked."""
+        """Book a call that a kept answer serves. Raises `StoreError`, `Conflict`: then nothing is booked."""
         model = course.offer.model
         route = Route(model.name, model.provider, model.price.version)
         decision = decision_text(taken.states, (0, 0, 0, 0, 0), overruled=course.overruled)
@@ -99,9 +98,6 @@ class Booking:
             # Together in one batch: whatever happens in between, the hold is of nothing.
             await self._ledger.settle(call.request_id, (entry,))
             await durable
-        except (StoreError, Conflict):
-            await self._counters.release(call.request_id)  # nobody is served
-            raise
         finally:
             await self._counters.settle(call.request_id, {})
         call.is_ended = True

@@ -131,7 +131,9 @@ class Settings(BaseSettings):
 
     body_bytes_max: int = Field(32 * 2**20, ge=1024, description="Largest request body; above it 413.")
     answer_bytes_max: int = Field(64 * 2**20, ge=1024, description="Largest buffered (non-streamed) answer.")
-    answers_bytes_max: int = Field(512 * 2**20, ge=1024, description="All buffered answers of the process together.")
+    answers_bytes_max: int = Field(
+        512 * 2**20, ge=1024, description="All buffered answers of the process together; likewise all recorded ones."
+    )
     stream_bytes_max: int = Field(256 * 2**20, ge=1024, description="Longest relayed stream.")
     stream_event_bytes_max: int = Field(16 * 2**20, ge=1024, description="Largest single event of a stream.")
     calls_max: int = Field(10_000, ge=1, description="Calls in flight at once; above it 503.")

@@ -33,6 +33,7 @@ from gateway.ledger.records import Reservation
 from gateway.responder import Header
 from gateway.sealing import Sealer
 from gateway.secrets import Secrets
+from gateway.tasks import spawn
 from policies.types import Account
 
 __all__ = ["VALUE_BYTES_MAX", "Claim", "Idempotency", "KeptAnswer"]
@@ -101,6 +102,9 @@ class Idempotency:
         self._bytes_max = bytes_max
         self._wall_clock = wall_clock
         self._is_alive = is_alive
+        self._bytes_known = 0
+        """Kept when it was last looked, and since; what an earlier process kept counts from the first look on."""
+        self._is_purging = False
         self._running: dict[str, Claim] = {}
         """By the id of the value."""
         self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -151,6 +155,19 @@ class Idempotency:
                 "idempotent_answer_not_kept", request_id=claim.request_id, error="its row is gone, or complete"
             )
 
+    def _note_added(self, size_bytes: int) -> None:
+        """Makes room when there may be too much, without keeping the answer waiting."""
+        self._bytes_known += size_bytes
+        if self._bytes_known > self._bytes_max and not self._is_purging:
+            self._is_purging = True
+            spawn(self._make_room(), "make-room-for-answers")
+
+    async def _make_room(self) -> None:
+        try:
+            await self.purge()
+        finally:
+            self._is_purging = False
+
     def leave(self, claim: Claim) -> None:
         """The call has ended in this process. Does nothing the second time."""
         value_id = claim.reservation.id
@@ -190,6 +207,7 @@ class Idempotency:
         if body is None or len(body) > self.answer_bytes_max:
             return await rows.record_too_large(self._database, value_id, request_id, status=status)
         answer = self._sealer.seal(_packed(headers, body), value_id)
+        self._note_added(len(answer))
         return await rows.record_answer(self._database, value_id, request_id, status=status, answer=answer)
 
     def _opened(self, value_id: str, row: Reserved) -> KeptAnswer | None:
@@ -204,11 +222,14 @@ class Idempotency:
         now_ms = self._now_ms()
         while expired := await rows.some_expired(self._database, now_ms, _ROWS_AT_ONCE):
             await rows.remove_expired(self._database, _ids(_bounded(expired)), now_ms)
-        excess = await rows.kept_bytes(self._database) - self._bytes_max
+        self._bytes_known = await rows.kept_bytes(self._database)
+        excess = self._bytes_known - self._bytes_max
         while excess > 0 and (kept := await rows.oldest_kept(self._database, _ROWS_AT_ONCE)):
             dropped = _bounded(kept, min(excess, _BYTES_AT_ONCE))
             await rows.drop_answers(self._database, _ids(dropped))
-            excess -= sum(row.bytes for row in dropped)
+            freed = sum(row.bytes for row in dropped)
+            excess -= freed
+            self._bytes_known -= freed
 
     async def forget(self, creator: str) -> None:
         """Remove everything kept for a creator. Raises `StoreError`."""

@@ -46,13 +46,21 @@ class Offers:
         self._charged_prices: dict[tuple[str, frozenset[tuple[str, int]]], Price] = {}
 
     async def make(
-        self, account: Account, request: ModelRequest, model: Model, address: str, choice: DowngradeChoice
+        self,
+        account: Account,
+        request: ModelRequest,
+        model: Model,
+        address: str,
+        choice: DowngradeChoice,
+        *,
+        whatever_health: bool = False,
     ) -> Offer:
-        """What the call may cost on whichever deployment of `model` serves it.
+        """What the call may cost on whichever deployment of `model` serves it, or would serve it if all were well.
 
         Raises `UnpricedUsage`, `RequestError` for a feature without a price, `UpstreamError` where no deployment is well.
         """
-        places = self._deployments.order(model, account.creator)
+        ordered = self._deployments.drawn if whatever_health else self._deployments.order
+        places = ordered(model, account.creator)
         if len(places) > 1:
             # What one of them keeps for this creator, or only some can read, is asked of those.
             places = [place for place in places if request.fits(place)] or places

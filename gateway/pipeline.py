@@ -143,13 +143,16 @@ class Pipeline:
         try:
             self._calls.enter(call)
             await self._serve(call, read_request, headers, responder, peer, fingerprint)
-        except GatewayError as error:
+        except StoreError as error:
             await self._answer_error(call, error, responder)
+        except GatewayError as error:
+            await self._answer_error(call, error, call.recorder or responder)
         except asyncio.CancelledError:
             raise
         except Exception:
             _log.exception("call_failed", request_id=call.request_id)
-            await self._answer_error(call, internal_error(), responder)
+            # What was paid for and went wrong is what a repetition hears, too.
+            await self._answer_error(call, internal_error(), call.recorder or responder)
         finally:
             self._calls.leave(call)
             if call.claim is not None or call.recorder is not None:

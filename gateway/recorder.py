@@ -83,7 +83,7 @@ class Recorder:
 
     async def send(self, status: int, headers: list[Header], body: bytes) -> None:
         self.status, self.headers = status, list(headers)
-        self._keep(body)
+        self._keep(body, room=0)  # it is there anyway
         await self._ends()
         await self._inner.send(status, headers, body)
 
@@ -92,14 +92,14 @@ class Recorder:
         self._inner.start(status, headers)
 
     def write(self, data: bytes) -> None:
-        self._keep(data)
+        self._keep(data, room=len(data))
         self._inner.write(data)
 
     async def drain(self) -> None:
         await self._inner.drain()
 
     async def end(self, data: bytes = b"") -> None:
-        self._keep(data)
+        self._keep(data, room=len(data))
         await self._ends()
         await self._inner.end(data)
 
@@ -118,14 +118,14 @@ class Recorder:
         self._size = 0
         self._is_whole = False
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: bytes, *, room: int) -> None:
         if not self._is_whole:
             return
-        if self._size + len(data) > self._bytes_max or len(data) > self._room.bytes_left:
+        if self._size + len(data) > self._bytes_max or room > self._room.bytes_left:
             self.close()
             return
-        self._size += len(data)
-        self._room.bytes_left -= len(data)
+        self._size += room
+        self._room.bytes_left -= room
         self._parts.append(data)
 
     async def _ends(self) -> None:

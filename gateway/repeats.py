@@ -85,8 +85,8 @@ class Repeats:
             call.claim = claimed
         responder = self._recorded(call, course, responder)
         if course.cache_wish == "read":
-            key = self._cache.key(course.account, course.request, course.offer.model, course.outgoing)
-            found = await self._cache.find(key) if key else None
+            course.cache_key = self._cache.key(course.account, course.request, course.offer.model, course.outgoing)
+            found = await self._cache.find(course.cache_key)
             self._metrics.cache_looked_up(is_hit=found is not None)
             if found is not None:
                 await self._answer_hit(call, course, found, responder)
@@ -110,7 +110,9 @@ class Repeats:
 
     def note_sent(self, call: Call, admitted: Admitted) -> None:
         """A deployment has begun to answer: under what its answer may be kept is known now."""
-        if admitted.cache_wish in ("read", "refresh"):
+        if admitted.cache_wish not in ("read", "refresh") or admitted.clamped_to is not None:
+            return
+        if not admitted.cache_key:  # else it was looked for under the same: to make one takes 4 ms for 1 MB
             assert call.account is not None  # noqa: S101 -- nobody is admitted without one
             admitted.cache_key = self._cache.key(call.account, admitted.request, admitted.model, admitted.outgoing)
 

@@ -77,14 +77,18 @@ class Deployments:
 
         Raises `UpstreamError` 503 with the wait when none of them could be reached of late.
         """
+        models = self.drawn(model, creator)
+        return self._usable(models) if self._health else models
+
+    def drawn(self, model: Model, creator: str) -> Sequence[Model]:
+        """The same order, were they all in good health: for a call that may not have to go to any."""
         if not model.deployments:
-            return self._usable([model]) if self._health else (model,)
+            return (model,)
         drawn = sorted(
             model.deployments,
             key=lambda each: self._score(each.model, each.weight, model.name, creator if model.sticky else None),
         )
-        models = [each.model for each in drawn]
-        return self._usable(models) if self._health else models
+        return [each.model for each in drawn]
 
     def dials(self, model: Model) -> None:
         """A call is about to try it: where the circuit was open, the next one may in `open_s` seconds."""

@@ -2,7 +2,8 @@
 
 1. sum up what was posted since the last look;
 2. judge the current hour, and the one before it until its last entry is summed, for every creator and feature with more
-   calls or cost than is never unusual;
+   calls or cost than is never unusual; and for all features of a creator together, or else new names for features, which
+   have no history, would hide whatever is done under them;
 3. record what is new, once for each creator, feature, metric and hour;
 4. tell it and act upon it, then note that this was done: what is recorded and not noted is told and acted upon again;
 5. lift throttles that have ended, and delete hours that nobody will look at any more.
@@ -118,21 +119,21 @@ class Detector:
         self._seen = (hour_ms, cursor)
 
     async def _judge_hour(self, start_ms: int) -> None:
+        hour = hour_of(start_ms)
+        floors = {"calls_above": self._floors["calls"], "cost_above_nano_usd": self._floors["cost_nano_usd"]}
+        page: list[HourSums] | None = None
         after = ("", "")
-        while True:
-            page = await hourly.busy(
-                self._database,
-                hour_of(start_ms),
-                calls_above=self._floors["calls"],
-                cost_above_nano_usd=self._floors["cost_nano_usd"],
-                after=after,
-                limit=_PAGE_ROWS,
-            )
+        while page is None or len(page) == _PAGE_ROWS:
+            page = await hourly.busy(self._database, hour, **floors, after=after, limit=_PAGE_ROWS)
             for sums in page:
                 await self._judge(sums, start_ms)
-            if len(page) < _PAGE_ROWS:
-                return
-            after = (page[-1].creator, page[-1].feature)
+                after = (sums.creator, sums.feature)
+        page, creator = None, ""
+        while page is None or len(page) == _PAGE_ROWS:
+            page = await hourly.busy_in_all(self._database, hour, **floors, after=creator, limit=_PAGE_ROWS)
+            for sums in page:
+                await self._judge(sums, start_ms)
+                creator = sums.creator
 
     async def _judge(self, sums: HourSums, start_ms: int) -> None:
         usuals = await self._usuals_of(sums, start_ms)
@@ -167,7 +168,9 @@ class Detector:
 
     async def _record(self, sums: HourSums, metric: Metric, hour: str, judgement: Judgement) -> None:
         creator, feature = sums.creator, sums.feature
-        if await is_recorded(self._database, creator=creator, feature=feature, metric=metric, hour=hour):
+        # A feature that is one by itself says more than all together, which then need not be told.
+        told = None if feature == hourly.ALL_FEATURES else feature
+        if await is_recorded(self._database, creator=creator, feature=told, metric=metric, hour=hour):
             return
         action = await self._action_of(creator)
         value, of, threshold = judgement

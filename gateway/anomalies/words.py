@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.ledger.anomalies import Anomaly, Finding
+from gateway.ledger.hourly import ALL_FEATURES
 from gateway.ledger.periods import rfc3339
 from gateway.notices.base import Kind, Notice
 from gateway.pricing import usd
@@ -82,4 +83,6 @@ def _shown(finding: Finding, name: str) -> str:
 
 
 def _of_feature(finding: Finding) -> str:
+    if finding.feature == ALL_FEATURES:
+        return "with all features together"
     return f"with feature '{finding.feature}'" if finding.feature else "without a feature"

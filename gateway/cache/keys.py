@@ -1,6 +1,6 @@
 """What an answer is found again by: a digest of everything it depends on, and of nothing else. Pure.
 
-In the digest are, as JSON with sorted names:
+In the digest are, as JSON with names sorted where their order says nothing:
 1. a version of this list, and whose answers are looked at;
 2. the path the client called, and the model and provider that would serve the call;
 3. what the provider is sent: path, headers, and the body without what changes no answer;
@@ -28,6 +28,9 @@ _CHANGES_NO_ANSWER = frozenset("user metadata safety_identifier prompt_cache_key
 _RESPONSES = "/responses"
 _CHANGES_NO_RESPONSE = frozenset({"store"})
 """A Response object repeats all the other fields: one caller's labels must not come back in another's answer."""
+_SPOKEN = frozenset({"messages", "input", "contents"})
+"""What was said: the order of names within it says nothing. Everywhere else it may be a schema's, and a model fills in a
+schema in the order of its names: what it thought before it answered is another answer than what it made up after."""
 _LAST_STOPS = ".。 "
 
 
@@ -57,17 +60,9 @@ def answer_key(
     bodies = [{name: value for name, value in body.items() if name not in unread} for body in (sent, asked)]
     if normalises_prompts and request.cache_kind == "image":
         bodies = [_with_normalised_prompt(body) for body in bodies]
-    form = [
-        _VERSION,
-        scope_of(account),
-        request.path,
-        model.name,
-        model.provider,
-        outgoing.path,
-        outgoing.headers,
-        *bodies,
-    ]
+    names = scope_of(account), request.path, model.name, model.provider, outgoing.path
     try:
+        form = [_VERSION, *names, outgoing.headers, *map(_with_schemas_as_they_stand, bodies)]
         return digest(orjson.dumps(form, option=orjson.OPT_SORT_KEYS)).hex()
     except orjson.JSONEncodeError:
         return ""
@@ -88,6 +83,15 @@ def _sent(outgoing: Outgoing) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return body if isinstance(body, dict) else None
+
+
+def _with_schemas_as_they_stand(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`body` with whatever may be or hold a schema as text, whose names are not sorted; in an object, as no text of a
+    caller's is. Raises `orjson.JSONEncodeError`."""
+    return {
+        name: {"": orjson.dumps(value).decode()} if isinstance(value, dict | list) and name not in _SPOKEN else value
+        for name, value in body.items()
+    }
 
 
 def _shown_name(request: ModelRequest, model: Model, outgoing: Outgoing) -> str:

@@ -90,6 +90,21 @@ async def test_an_hour_as_usual_is_none(scene: Scene) -> None:
     assert scene.told.notices == []
 
 
+async def test_an_hour_above_the_usual_busy_ones_shows_the_figure_that_decided(scene: Scene) -> None:
+    await scene.creator()
+    for back in range(30, 0, -1):
+        await scene.book.hour(scene.now_ms - back * HOUR_MS, Calls(30 if back % 3 == 0 else 1))
+    await scene.book.hour(scene.now_ms, Calls(30))
+    await scene.detector(anomaly_cost_usd_min=1).look()
+    assert scene.anomalies() == []
+    await scene.book.hour(scene.now_ms + HOUR_MS // 2 + HOUR_MS // 4, Calls(1))
+    await scene.detector(anomaly_cost_usd_min=1).look()
+    (row,) = scene.anomalies()
+    assert (row["value"], row["median"], row["deviation"], row["often"], row["threshold"]) == (31, 1, 0, 30, 30)
+    (told,) = scene.told.notices
+    assert (told.data["often_calls"], told.data["threshold_calls"]) == (30, 30)
+
+
 async def test_idle_hours_are_left_out(scene: Scene) -> None:
     """Whoever calls every third hour is not out of the usual then, though most hours of its history are empty."""
     await scene.creator()
@@ -303,3 +318,29 @@ async def test_usuals_of_past_hours_are_forgotten(scene: Scene) -> None:
     scene.go_on(2)
     await detector.look()
     assert detector._usuals == {}
+
+
+async def test_names_that_never_were_hide_nothing(scene: Scene) -> None:
+    """No feature is above its own usual, because none of them has one; the creator's calls are fifty times as many."""
+    await scene.creator(when_unusual="pause")
+    await scene.creator("calm")
+    key = await scene.key()
+    await scene.book.hours(scene.now_ms, 30, Calls(4, key_id=key["id"]), Calls(4, creator="calm"))
+    several = [Calls(20, feature=f"new-{number}", key_id=key["id"]) for number in range(10)]
+    await scene.book.hour(scene.now_ms, *several, Calls(2, creator="calm"), Calls(1, creator="calm", feature="new"))
+    await scene.detector().look()
+    assert scene.found() == [("acme", "*", metric, scene.hour) for metric in ("calls", "cost_nano_usd")]
+    rate = scene.anomalies()[0]
+    assert (rate["value"], rate["median"], rate["hours"]) == (200, 4, 30)
+    assert rate["details"]["paused_keys"] == [key["id"]]
+    assert "with all features together" in scene.told.notices[0].message
+
+
+async def test_all_features_together_are_not_told_where_one_says_more(scene: Scene) -> None:
+    await scene.creator()
+    await scene.book.hours(scene.now_ms, 30, Calls(4), Calls(4, feature="search"))
+    await scene.book.hour(scene.now_ms, Calls(40), Calls(4, feature="search"))
+    detector = scene.detector()
+    await detector.look()
+    await detector.look()
+    assert {feature for _, feature, _, _ in scene.found()} == {"chat-ui"}

@@ -173,15 +173,55 @@ def test_what_a_response_repeats_to_its_caller_is_in_its_key(fields: dict[str, A
     assert key(responses(**fields)) != key(responses())
 
 
-def test_the_order_of_names_does_not_matter_at_any_depth() -> None:
-    plain = chat(temperature=0, tools=[TOOL], messages=[{"role": "user", "content": "x", "name": "ada"}])
-    turned = chat(
-        messages=[{"name": "ada", "content": "x", "role": "user"}],
-        tools=[{"function": {"parameters": {"type": "object"}, "name": "look"}, "type": "function"}],
-        temperature=0,
-    )
+def test_the_order_of_names_does_not_matter_in_a_body_and_its_messages() -> None:
+    said = {"role": "user", "content": [{"type": "text", "text": "x"}], "name": "ada"}
+    turned_round = {"name": "ada", "content": [{"text": "x", "type": "text"}], "role": "user"}
+    plain = chat(temperature=0, tools=[TOOL], messages=[said])
+    turned = chat(messages=[turned_round], tools=[TOOL], temperature=0)
     assert list(plain.body) != list(turned.body)
     assert key(plain) == key(turned)
+
+
+def _schema(*names: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+
+
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        pytest.param(
+            chat,
+            lambda schema: {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}},
+            id="response-format",
+        ),
+        pytest.param(
+            chat,
+            lambda schema: {"tools": [{"type": "function", "function": {"name": "look", "parameters": schema}}]},
+            id="chat-tools",
+        ),
+        pytest.param(chat, lambda schema: {"guided_json": schema}, id="a-servers-own-field"),
+        pytest.param(
+            messages, lambda schema: {"tools": [{"name": "look", "input_schema": schema}]}, id="messages-tools"
+        ),
+        pytest.param(
+            responses,
+            lambda schema: {"text": {"format": {"type": "json_schema", "name": "s", "schema": schema}}},
+            id="text-format",
+        ),
+    ],
+)
+def test_the_order_of_names_in_a_schema_matters(
+    make: Callable[..., ModelRequest], fields: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """A model fills in a schema in its order: what is reasoned first is another answer than what is reasoned afterwards."""
+    thought_first, thought_last = _schema("reasoning", "answer"), _schema("answer", "reasoning")
+    assert key(make(**fields(thought_first))) != key(make(**fields(thought_last)))
+    assert key(make(**fields(thought_first))) == key(make(**fields(_schema("reasoning", "answer"))))
+
+
+def test_a_schema_is_not_taken_for_its_own_text() -> None:
+    assert key(chat(guided_json={"a": 1})) != key(chat(guided_json='{"a":1}'))
+    assert key(chat(guided_json={"a": 1})) != key(chat(guided_json={"": '{"a":1}'}))
 
 
 def test_the_order_of_a_list_does_matter() -> None:

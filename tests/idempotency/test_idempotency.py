@@ -505,9 +505,9 @@ async def traced(database: Database) -> AsyncIterator[list[str]]:
     def note(sql: str) -> None:
         words.append(sql.split(" ")[0])
 
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(note))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(note))
     yield words
-    await database.run(lambda transactions: transactions.connection.set_trace_callback(None))
+    await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(None))
 
 
 async def fill(desk: Desk, sizes: Sequence[int], *, creator: str = "acme", state: str = "kept") -> None:
@@ -544,6 +544,20 @@ async def test_a_purge_and_an_oblivion_go_in_small_transactions(desk: Desk, size
         await desk.service.purge()
     assert words.count("DELETE") == deletes
     assert rows(desk.path, "SELECT * FROM idempotency") == []
+
+
+async def test_room_is_made_as_soon_as_answers_are_too_many_and_no_answer_waits_for_it(desk: Desk) -> None:
+    desk.service = desk.another(bytes_max=600)
+    claims = []
+    for n in range(6):
+        claims.append(await desk.call(b"%d" % n, body=bytes(200)))
+        desk.pass_s(1)
+    async with asyncio.timeout(10):
+        while sum(row[0] for row in rows(desk.path, "SELECT size_bytes FROM idempotency")) > 600:
+            await asyncio.sleep(0)
+    states = [await desk.state_of(claim) for claim in claims]
+    assert states == sorted(states)  # `dropped` before `kept`: the oldest went
+    assert states[-1] == "kept"
 
 
 async def test_a_purge_drops_the_oldest_answers_until_the_others_fit(desk: Desk) -> None:
