@@ -79,7 +79,7 @@ def routing(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The gateway of the routing tests: its models are those of `tests.rig.routing_world`, its circuits stay closed."""
     with black_hole() as port:
         folder = tmp_path_factory.mktemp("routing")
-        deadlines = {"CONNECT_TIMEOUT_S": 0.5, "FIRST_BYTE_TIMEOUT_S": 1, "IDLE_TIMEOUT_S": 1}
+        deadlines = {"CONNECT_TIMEOUT_S": 0.5, "FIRST_BYTE_TIMEOUT_S": 3, "IDLE_TIMEOUT_S": 1}
         yield from _served(routed_gateway(folder, upstream, hole_port=port, **deadlines))
 
 
