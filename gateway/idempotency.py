@@ -102,8 +102,10 @@ class Idempotency:
         self._bytes_max = bytes_max
         self._wall_clock = wall_clock
         self._is_alive = is_alive
-        self._bytes_known = 0
-        """Kept when it was last looked, and since; what an earlier process kept counts from the first look on."""
+        self._added = 0
+        """Bytes of answers kept by this process so far."""
+        self._looked_at, self._added_when_looked = 0, 0
+        """Bytes that were kept when it was last looked, and `_added` then."""
         self._is_purging = False
         self._running: dict[str, Claim] = {}
         """By the id of the value."""
@@ -157,16 +159,25 @@ class Idempotency:
 
     def _note_added(self, size_bytes: int) -> None:
         """Makes room when there may be too much, without keeping the answer waiting."""
-        self._bytes_known += size_bytes
-        if self._bytes_known > self._bytes_max and not self._is_purging:
+        self._added += size_bytes
+        if self._known_bytes() > self._bytes_max and not self._is_purging:
             self._is_purging = True
             spawn(self._make_room(), "make-room-for-answers")
 
     async def _make_room(self) -> None:
         try:
-            await self.purge()
+            known = self._known_bytes()
+            while known > self._bytes_max:
+                await self.purge()
+                before, known = known, self._known_bytes()
+                if known >= before:  # more comes than goes: the next answer asks again
+                    break
         finally:
             self._is_purging = False
+
+    def _known_bytes(self) -> int:
+        """At least what is kept, but for what an earlier process kept before the first look."""
+        return self._looked_at + self._added - self._added_when_looked
 
     def leave(self, claim: Claim) -> None:
         """The call has ended in this process. Does nothing the second time."""
@@ -207,8 +218,9 @@ class Idempotency:
         if body is None or len(body) > self.answer_bytes_max:
             return await rows.record_too_large(self._database, value_id, request_id, status=status)
         answer = self._sealer.seal(_packed(headers, body), value_id)
+        is_kept = await rows.record_answer(self._database, value_id, request_id, status=status, answer=answer)
         self._note_added(len(answer))
-        return await rows.record_answer(self._database, value_id, request_id, status=status, answer=answer)
+        return is_kept
 
     def _opened(self, value_id: str, row: Reserved) -> KeptAnswer | None:
         """None where there is no answer, or it was sealed under another root secret."""
@@ -222,14 +234,14 @@ class Idempotency:
         now_ms = self._now_ms()
         while expired := await rows.some_expired(self._database, now_ms, _ROWS_AT_ONCE):
             await rows.remove_expired(self._database, _ids(_bounded(expired)), now_ms)
-        self._bytes_known = await rows.kept_bytes(self._database)
-        excess = self._bytes_known - self._bytes_max
+        added = self._added  # what comes from here on may be in the sum or not, and counts beside it
+        total = await rows.kept_bytes(self._database)
+        excess = total - self._bytes_max
         while excess > 0 and (kept := await rows.oldest_kept(self._database, _ROWS_AT_ONCE)):
             dropped = _bounded(kept, min(excess, _BYTES_AT_ONCE))
             await rows.drop_answers(self._database, _ids(dropped))
-            freed = sum(row.bytes for row in dropped)
-            excess -= freed
-            self._bytes_known -= freed
+            excess -= sum(row.bytes for row in dropped)
+        self._looked_at, self._added_when_looked = min(total, excess + self._bytes_max), added
 
     async def forget(self, creator: str) -> None:
         """Remove everything kept for a creator. Raises `StoreError`."""
