@@ -20,6 +20,8 @@ _SAMPLE_KEYS = frozenset(
     "admin adminkey admin-key changeme change-me password secret example sample test-key your-admin-key".split()
 )
 _KEY_CHARS_MIN = 8
+_SQLITE_PREFIX = "sqlite:///"
+_POSTGRES_SCHEMES = ("postgresql", "postgres")
 _SIGNING_BYTES = 24, 64
 """What Standard Webhooks (its specification, version 1) asks of a secret."""
 
@@ -46,10 +48,22 @@ class Settings(BaseSettings):
         "",
         description="Networks (CIDR, comma-separated) whose `X-Forwarded-For` is believed. Empty: nobody's.",
     )
-    database_url: str | None = Field(
-        None, description="`sqlite:///path`. Unset: `gateway.db` in the data folder. PostgreSQL is not supported yet."
+    database_url: SecretStr | None = Field(
+        None,
+        description="`sqlite:///path` or `postgresql://user:password@host[:port]/name`. Unset: `gateway.db` in the data folder.",
     )
-    redis_url: SecretStr | None = Field(None, description="Reserved for shared counters; not supported yet.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="`redis://[user:password@]host[:port][/number]`, `rediss://` or `unix://path`: where counters are kept. Unset: in memory.",
+    )
+    redis_prefix: str = Field(
+        "gw:",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="What the name of every key in Redis begins with: another one for each gateway on a server.",
+    )
+    redis_connect_timeout_s: float = Field(0.5, gt=0, le=60, description="Connecting to Redis.")
+    redis_command_timeout_s: float = Field(0.5, gt=0, le=60, description="An answer of Redis; then calls get 503.")
+    redis_connections: int = Field(4, ge=1, le=1_000, description="Open connections to Redis at most.")
 
     public_url: str | None = Field(
         None, description="What clients reach the gateway by, for URLs of images. Unset: `http://host:port`."
@@ -226,24 +240,44 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _known_database(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith("sqlite:///"):
-            raise ValueError("must be sqlite:///path; PostgreSQL is not supported yet")
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            url = value.get_secret_value()
+            if not url.startswith(_SQLITE_PREFIX) and not _has_host(url, _POSTGRES_SCHEMES):
+                raise ValueError("must be sqlite:///path or postgresql://user:password@host[:port]/name")
         return value
+
+    @model_validator(mode="after")
+    def _shared_database_needs_a_secret(self) -> "Settings":
+        if self.postgres_url is not None and self.secret is None:
+            raise ValueError(
+                "GATEWAY_SECRET must be set with PostgreSQL, to the same value wherever the database is used"
+            )
+        return self
 
     @field_validator("redis_url")
     @classmethod
-    def _no_redis_yet(cls, value: SecretStr | None) -> SecretStr | None:
+    def _redis_server(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            raise ValueError("is not supported yet: unset it, counters are kept in memory")
+            url = value.get_secret_value()
+            if not url.startswith("unix://") and not _has_host(url, ("redis", "rediss")):
+                raise ValueError("must be redis://host[:port][/number], rediss://... or unix://path")
         return value
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file."""
-        if self.database_url:
-            return Path(self.database_url.removeprefix("sqlite:///"))
+        """The SQLite file. Raises `ConfigError` where the database is another one."""
+        if self.postgres_url is not None:
+            raise ConfigError("this works on a file of SQLite only, and GATEWAY_DATABASE_URL names a PostgreSQL server")
+        if self.database_url is not None:
+            return Path(self.database_url.get_secret_value().removeprefix(_SQLITE_PREFIX))
         return self.data_dir / "gateway.db"
+
+    @property
+    def postgres_url(self) -> str | None:
+        """With the password in it; None where the database is a file."""
+        url = "" if self.database_url is None else self.database_url.get_secret_value()
+        return url if url.startswith(_POSTGRES_SCHEMES) else None
 
 
 def load_settings(**overrides: object) -> Settings:

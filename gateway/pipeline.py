@@ -12,6 +12,7 @@ happens: it books the entry, ends the hold and corrects the counters. What the c
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import orjson
 import structlog
@@ -562,7 +563,8 @@ class Pipeline:
         if not known:
             headers.extend((name, call.request_id.encode()) for name in call.shape.request_id_headers)
             if call.account is not None:
-                headers.extend(await self._admission.window_headers(call.account))
+                with suppress(StoreError):  # an error of the counters themselves, perhaps
+                    headers.extend(await self._admission.window_headers(call.account))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
         await responder.send(error.status, headers, call.shape.error(error))
 

@@ -37,6 +37,8 @@ Row = Mapping[str, Any]
 
 CHALLENGE = {"www-authenticate": "Bearer"}
 _NEVER = float("inf")
+_WITHIN_S = 5.0
+"""A call that waits to be let in is told sooner than a report that the database does not answer."""
 _log = structlog.get_logger()
 
 
@@ -54,7 +56,7 @@ class Principal(NamedTuple):
 
 async def read_principal(database: Database, plans: Plans, digest: str, now_s: float) -> Principal | None:
     """Whose key has this digest; None if nobody's, or if key or creator may not be used. Raises `PolicyDenied`."""
-    row = await database.fetch_one(_KEYS.where(virtual_keys.c.digest == digest))
+    row = await database.fetch_one(_KEYS.where(virtual_keys.c.digest == digest), timeout_s=_WITHIN_S)
     if row is None:
         return None
     return Principal(
@@ -72,7 +74,7 @@ async def read_acting(database: Database, plans: Plans, key_id: str, creator: st
     is deleted or inactive.
     """
     key = await _read_key(database, key_id)
-    row = await database.fetch_one(_CREATOR.where(creators.c.id == creator))
+    row = await database.fetch_one(_CREATOR.where(creators.c.id == creator), timeout_s=_WITHIN_S)
     if row is None:
         return None
     if row["deleted_at"] is not None or not row["is_active"]:
@@ -95,7 +97,7 @@ async def newcomer(database: Database, plans: Plans, key_id: str, creator: str) 
 
 
 async def _read_key(database: Database, key_id: str) -> Row:
-    key = await database.fetch_one(_KEY.where(virtual_keys.c.id == key_id))
+    key = await database.fetch_one(_KEY.where(virtual_keys.c.id == key_id), timeout_s=_WITHIN_S)
     if key is None:
         raise refused()
     if key["paused_at"] is not None:
@@ -105,12 +107,14 @@ async def _read_key(database: Database, key_id: str) -> Row:
 
 async def read_creator(database: Database, plans: Plans, creator: str, now_s: float) -> Account | None:
     """The account of `creator` as a key without restrictions of its own has it; None if there is no such creator."""
-    row = await database.fetch_one(_CREATOR.where(creators.c.id == creator, creators.c.deleted_at.is_(None)))
+    row = await database.fetch_one(
+        _CREATOR.where(creators.c.id == creator, creators.c.deleted_at.is_(None)), timeout_s=_WITHIN_S
+    )
     return None if row is None else await _account(database, plans, {**_NO_KEY, **row}, now_s)
 
 
 async def _account(database: Database, plans: Plans, row: Row, now_s: float) -> Account:
-    grants = await database.fetch_all(_GRANTS.where(credit_grants.c.creator == row["creator_id"]))
+    grants = await database.fetch_all(_GRANTS.where(credit_grants.c.creator == row["creator_id"]), timeout_s=_WITHIN_S)
     plan, key_plan = _plans(plans, row)
     models = row["models"]
     return Account(

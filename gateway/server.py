@@ -21,13 +21,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway.app import Services, build_app, build_control_app, open_services
+from gateway.app import build_app, build_control_app
 from gateway.config import Settings
 from gateway.errors import ConfigError, StoreError
 from gateway.first_run import prepare, render
 from gateway.front import front_protocol
 from gateway.lock import CONTROL_SOCKET, DataLock
 from gateway.logs import configure_logging
+from gateway.services import Services, open_services
 from gateway.tasks import spawn
 
 _log = structlog.get_logger()

@@ -17,7 +17,6 @@ from typing import Any
 
 import orjson
 
-from gateway.app import Services, open_services
 from gateway.chat import read_chat_request
 from gateway.config import Settings
 from gateway.creator_view import view_of
@@ -26,6 +25,7 @@ from gateway.ledger.migration import migrate
 from gateway.ledger.verify import Difference, verify
 from gateway.model_request import ModelRequest
 from gateway.responder import Header
+from gateway.services import Services, open_services
 from policies.types import Account
 from tests.ledger.books import count, rows
 

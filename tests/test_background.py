@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.app import _remove_expired
+from gateway.housekeeping import remove_expired
 from tests.clocked_gateway import HANG_S, Clock, ClockedGateway, opened, utc
 
 
@@ -26,7 +26,7 @@ async def test_a_store_in_trouble_keeps_nothing_else_from_expiring(gateway: Cloc
     gateway.clock.advance(days=2)
     await gateway.services.database.ledger.close(HANG_S)
     with capture_logs() as logs:
-        await _remove_expired(gateway.services)
+        await remove_expired(gateway.services)
     assert [line["of"] for line in logs if line["event"] == "expiry_failed"] == ["Idempotency.purge"]
     assert (await store.stats()).answers == 0
 

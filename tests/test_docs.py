@@ -16,7 +16,7 @@ from starlette.routing import Route
 from gateway import catalog, deployment_rows
 from gateway.anomalies.words import FIGURES
 from gateway.answers import _RATELIMIT_UNITS
-from gateway.app import _CREATOR_MODULES, _ENDPOINTS, _IMAGE_ENDPOINTS, DIALECTS
+from gateway.app import _CREATOR_MODULES, _ENDPOINTS, _IMAGE_ENDPOINTS
 from gateway.cache.base import Kind as CacheKind
 from gateway.cache.responses import _WORDS as CACHE_WISHES
 from gateway.catalog import load_catalog
@@ -36,6 +36,7 @@ from gateway.price_rows import PRICE_KEYS
 from gateway.provider_rows import DIALECTS as WORDS
 from gateway.provider_rows import ProviderRow
 from gateway.repeats import _SHOWN
+from gateway.services import DIALECTS
 from policies import POLICIES
 from policies.types import AnomalyAction, BudgetAction, CacheScope, CacheUse, Plan
 

@@ -10,11 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from gateway.app import Services, open_services
 from gateway.chat import read_chat_request
 from gateway.config import Settings
 from gateway.model_request import ModelRequest
 from gateway.responder import Header
+from gateway.services import Services, open_services
 from tests.ledger.books import count, rows
 
 HANG_S = 10

@@ -165,7 +165,7 @@ async def _awaited(what: "Awaitable[Any]") -> Any:
 async def _state(settings: "Settings", *, read_only: bool) -> AsyncIterator[dict[str, Any]]:
     """What the admin handlers find in `app.state`: for reading the little that needs, else all that `gateway serve` has."""
     if not read_only:
-        from gateway.app import open_services
+        from gateway.services import open_services
 
         async with open_services(settings) as services:
             await _refuse_other_secret(services.accounts)
@@ -175,14 +175,14 @@ async def _state(settings: "Settings", *, read_only: bool) -> AsyncIterator[dict
     from gateway.auth import Authenticator
     from gateway.counters.memory import MemoryCounters
     from gateway.credits import Credits
-    from gateway.ledger.database import Database
+    from gateway.ledger.opening import open_database_read_only
     from gateway.plans import load_plan_file
     from gateway.secrets import Secrets
 
     plan_file = load_plan_file(settings.plans_file)
     # Reading needs no secret, and must neither make one nor ask for the right to read it: any root will do.
     secrets = Secrets(bytes(_ROOT_BYTES))
-    database = await Database.open_read_only(settings.database_path)
+    database = await open_database_read_only(settings)
     try:
         authenticator = Authenticator(database, plan_file.plans, secrets)
         counters = MemoryCounters()

@@ -123,9 +123,9 @@ def close(month: Month, as_json: AsJson = False) -> None:
 @app.command()
 def verify(as_json: AsJson = False) -> None:
     """Compute costs, rollups and closed months again from the entries; exit with 1 if anything differs."""
-    from gateway.ledger.verify import verify as verify_file
+    from gateway.ledger.opening import verify_database
 
-    report = verify_file(_settings().database_path)
+    report = verify_database(_settings())
     if as_json:
         echo_json({**report._asdict(), "differences": [difference._asdict() for difference in report.differences]})
     else:

@@ -7,7 +7,15 @@ ends exactly once; settled and held are two numbers, neither ever negative; `ret
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gateway.errors import StoreError
 from policies.types import Limit, LimitGroup
+
+
+class CountersUnavailable(StoreError):
+    """The store of the counters refuses, is silent, or is being filled anew: nothing can be said of any limit.
+
+    What a `take` that failed so may have taken gives itself back. An ending never raises it: it is kept and done later.
+    """
 
 
 class LimitState(NamedTuple):
@@ -56,14 +64,19 @@ class CounterStore(Protocol):
         """
         ...
 
-    async def settle(self, hold_id: str, actuals: Mapping[str, int]) -> None:
+    @property
+    def is_available(self) -> bool:
+        """Whether calls would be answered now, as far as is known."""
+        ...
+
+    async def settle(self, hold_id: str, actuals: Mapping[str, int], *, account_id: str | None = None) -> None:
         """End a hold: per limit, `actuals[unit]` (default: the amount taken) becomes settled. A gauge is given back.
 
         A request unit stays taken whatever the actuals. An unknown or ended `hold_id` changes nothing. An actual may be
         above what was held: it is booked in full, the figure is then above the capacity. One below 0 counts as 0.
 
         An actual counts from when its hold was taken: units of a balance that lapsed while it was open, and that it does
-        not use, are gone, whoever was admitted since.
+        not use, are gone, whoever was admitted since. `account_id` says whose a hold is that another process took.
         """
         ...
 
@@ -103,4 +116,12 @@ class CounterSeeds(Protocol):
 
         `is_refused`: the counter had refused before (`Limit.resume_below`), at the capacity of the next call on it.
         """
+        ...
+
+
+class Counters(CounterStore, CounterSeeds, Protocol):
+    """All that a gateway uses of a backend."""
+
+    async def aclose(self) -> None:
+        """Leaves no connection or task behind."""
         ...

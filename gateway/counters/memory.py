@@ -68,11 +68,16 @@ class MemoryCounters:
         self._remember_refusal(groups[len(states)], step)
         return answer
 
-    async def settle(self, hold_id: str, actuals: Mapping[str, int]) -> None:
+    is_available = True
+
+    async def settle(self, hold_id: str, actuals: Mapping[str, int], *, account_id: str | None = None) -> None:
         for place, taken, unit in self._holds.pop(hold_id, ()):
             if (actual := actuals.get(unit, taken)) < 0:
                 actual = 0
             place.end(taken, actual)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
     async def release(self, hold_id: str) -> None:
         for place, taken, _ in self._holds.pop(hold_id, ()):

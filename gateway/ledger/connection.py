@@ -22,11 +22,25 @@ class Connection(Protocol):
         """What statements are compiled for."""
         ...
 
+    @property
+    def epoch(self) -> int | None:
+        """Another number after the connection was lost: then what was committed on it, and was not durable, may be gone.
+        None for a store that ends with the process, and not before."""
+        ...
+
     def begin(self, *, is_durable: bool) -> None:
         """Begins a transaction; one that is not durable survives the end of the process, but no power cut."""
         ...
 
     def commit(self) -> None: ...
+
+    def receipt(self) -> str:
+        """By what `was_committed` knows the open transaction again; empty where it needs none."""
+        ...
+
+    def was_committed(self, receipt: str) -> bool:
+        """What became of a transaction whose `commit` was in doubt. Asked inside a later one."""
+        ...
 
     def rollback(self) -> None:
         """Takes back what the open transaction did; nothing where none is open."""

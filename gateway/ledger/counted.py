@@ -22,6 +22,7 @@ __all__ = [
     "NewestDecision",
     "WindowUse",
     "credits_used",
+    "ended_among",
     "free_images_of_day",
     "month_use",
     "newest_decisions",
@@ -33,6 +34,7 @@ __all__ = [
 _STREAM_ROWS = 5_000
 _DECISIONS = 50
 """Enough to find one that a budget had a say in, and little enough to read for every creator it sent elsewhere."""
+_IDS_AT_ONCE = 500
 _NONE = ""
 _TOKENS = tuple(name for name in Usage._fields if name != "pieces")
 
@@ -125,6 +127,17 @@ async def newest_decisions(database: Database, creator: str, month: str) -> list
         .limit(_DECISIONS)
     )
     return [NewestDecision(*row.values()) for row in await database.fetch_all(query)]
+
+
+async def ended_among(database: Database, request_ids: Collection[str]) -> frozenset[str]:
+    """Those whose calls have ended, and are among what was used."""
+    found: set[str] = set()
+    wanted = list(request_ids)
+    for start in range(0, len(wanted), _IDS_AT_ONCE):
+        some = wanted[start : start + _IDS_AT_ONCE]
+        query = select(entries.c.request_id).where(entries.c.request_id.in_(some), entries.c.kind == "usage")
+        found.update(row["request_id"] for row in await database.fetch_all(query.distinct()))
+    return frozenset(found)
 
 
 async def free_images_of_day(database: Database, day: str) -> dict[str, int]:

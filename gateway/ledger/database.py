@@ -48,8 +48,16 @@ class Database:
     One on PostgreSQL is made by `gateway.ledger.postgres`.
     """
 
-    def __init__(self, readers: Readers, writer: Writer | None, instance_id: str = "") -> None:
+    def __init__(
+        self,
+        readers: Readers,
+        writer: Writer | None,
+        instance_id: str = "",
+        upkeep: "asyncio.Task[None] | None" = None,
+    ) -> None:
+        """`upkeep` is what goes on in the background until `close`."""
         self.instance_id = instance_id
+        self._upkeep = upkeep
         self._readers = readers
         self._writer = writer
 
@@ -91,6 +99,8 @@ class Database:
 
     async def close(self) -> None:
         """Commits what is queued, then closes every connection. May be called twice."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
         if self._writer is not None:
             await self._writer.close(_CLOSE_TIMEOUT_S)
         await self._readers.close()

@@ -11,13 +11,13 @@ from typing import Any
 from gateway.errors import ConfigError
 from gateway.ledger.sqlite.readers import read_only_uri
 
-__all__ = ["HEAD", "migrate", "require_current", "stored_version"]
+__all__ = ["HEAD", "SCRIPTS", "known_version", "migrate", "require_current", "stored_version"]
 
 HEAD = "0004"
 _KNOWN = (None, "0001", "0002", "0003", "0004")
 """Every version there ever was, oldest first; None is an empty file."""
 _LOCK_TIMEOUT_S = 60.0
-_SCRIPTS = Path(__file__).parent / "migrations"
+SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def stored_version(path: Path) -> str | None:
@@ -36,7 +36,7 @@ def require_current(path: Path) -> None:
     """Raises `ConfigError` unless `path` has exactly the tables of this version."""
     if not path.exists():
         raise ConfigError(f"there is no database at {path}: start `gateway serve` once, or set GATEWAY_DATA_DIR")
-    version = _known(path, stored_version(path))
+    version = known_version(f"the database {path}", stored_version(path))
     if version != HEAD:
         raise ConfigError(f"the database {path} is older than this gateway: run `gateway db upgrade`, or start it once")
 
@@ -46,16 +46,17 @@ def migrate(path: Path) -> bool:
 
     Two processes may try at once: the second waits for the first, and finds nothing left to do.
     """
-    if _known(path, stored_version(path)) == HEAD:
+    if known_version(f"the database {path}", stored_version(path)) == HEAD:
         return False
     _upgrade(path, HEAD)
     return True
 
 
-def _known(path: Path, version: str | None) -> str | None:
+def known_version(what: str, version: str | None) -> str | None:
+    """`version`. Raises `ConfigError` when it is none that there ever was up to now; `what` begins the message."""
     if version not in _KNOWN:
         raise ConfigError(
-            f"the database {path} was made by a newer gateway (version {version!r}, this one knows {HEAD!r}): "
+            f"{what} was made by a newer gateway (version {version!r}, this one knows {HEAD!r}): "
             "install that version again, or go back to a copy made before"
         )
     return version
@@ -80,7 +81,7 @@ def _upgrade(path: Path, version: str) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, version)

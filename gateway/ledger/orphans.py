@@ -30,7 +30,8 @@ async def book_orphans(
     instance_id: str | None = None,
     is_alive: Callable[[str], bool] = lambda request_id: False,
 ) -> list[dict[str, Any]]:
-    """End every open hold that fits, and book it. Returns request_id, creator, cost_nano_usd and admitted_at of each.
+    """End every open hold that fits, and book it. Returns request_id, creator, cost_nano_usd, admitted_at and `actuals` of each: what it
+    took by unit, for the counters.
 
     At the start of a gateway with a database of its own that is every hold. `older_than_s` counts from when the hold was
     written; `instance_id` looks at the holds of one process only; a hold whose call `is_alive` is left alone, however
@@ -64,18 +65,28 @@ def _book(dead: list[dict[str, Any]], transactions: Transactions) -> list[dict[s
             "creator": row["creator"],
             "cost_nano_usd": row["orphan_cost_nano_usd"],
             "admitted_at": row["admitted_at"],
+            "actuals": _actuals(row),
         }
         for row in booked
     ]
 
 
-def _crashed(row: dict[str, Any]) -> Entry:
+def _actuals(row: dict[str, Any]) -> dict[str, int]:
+    usage = orphan_usage_of_hold(row)
+    taken = {"nano_usd": _charge(row), "cost_nano_usd": row["orphan_cost_nano_usd"], "image": 0, "credit": 0}
+    return {**taken, "token": usage.input_tokens + usage.output_tokens}
+
+
+def _charge(row: dict[str, Any]) -> int:
     """Images and credits are taken only on success, and money only where the quota pays."""
-    route = route_of(row)
-    charge = row["orphan_charge_nano_usd"] if route.payer == "quota" else 0
+    return int(row["orphan_charge_nano_usd"]) if row["payer"] == "quota" else 0
+
+
+def _crashed(row: dict[str, Any]) -> Entry:
+    charge = _charge(row)
     return Entry(
         attribution=attribution_of_hold(row, instant(row["admitted_at"])),
-        route=route,
+        route=route_of(row),
         attempt=1,
         final=True,
         kind="usage",

@@ -115,12 +115,13 @@ def _converters(compiled: SQLCompiler, dialect: Dialect) -> tuple[tuple[int, _Co
 class ManyRows:
     """An insert of rows whose values come in the order of `columns`; each store has its own way to run it fast.
 
-    With a `key`, `sums` are added to those of a row that is there already; without one, such a row is a conflict.
-    Booleans come as 0 and 1.
+    With a `key`, `sums` are added to those of a row that is there already; without one, such a row is a conflict, or, if
+    it `is_kept`, stays as it is. Booleans come as 0 and 1.
     """
 
-    def __init__(self, table: Table, columns: Sequence[str], *, key: Sequence[str] = ()) -> None:
+    def __init__(self, table: Table, columns: Sequence[str], *, key: Sequence[str] = (), is_kept: bool = False) -> None:
         self.table = table
+        self.is_kept = is_kept
         self.columns = tuple(columns)
         self.key = tuple(key)
 
@@ -129,9 +130,9 @@ class ManyRows:
         return tuple(name for name in self.columns if name not in self.key)
 
 
-def many_rows(table: Table) -> ManyRows:
-    """Plain inserts of whole rows into `table`. A row that is refused takes the whole transaction back."""
-    return ManyRows(table, [column.name for column in table.columns])
+def many_rows(table: Table, *, is_kept: bool = False) -> ManyRows:
+    """Inserts of whole rows into `table`. A row that is refused takes the whole transaction back."""
+    return ManyRows(table, [column.name for column in table.columns], is_kept=is_kept)
 
 
 def upsert_adding(table: Table, key: Sequence[str], sums: Sequence[str]) -> ManyRows:

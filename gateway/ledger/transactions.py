@@ -12,7 +12,7 @@ fault, the batch is repeated one by one, so that only that row fails.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import bindparam, delete, func, select
@@ -25,7 +25,16 @@ from gateway.ledger.periods import now_ms
 from gateway.ledger.records import Entry, Hold
 from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.rows import entry_row, hold_row, reservation_row
-from gateway.ledger.schema import USAGE_DAILY_KEY, USAGE_DAILY_SUMS, entries, holds, idempotency, meta, usage_daily
+from gateway.ledger.schema import (
+    HOLD_COLUMNS,
+    USAGE_DAILY_KEY,
+    USAGE_DAILY_SUMS,
+    entries,
+    holds,
+    idempotency,
+    meta,
+    usage_daily,
+)
 from gateway.ledger.statements import (
     ManyRows,
     Prepared,
@@ -42,10 +51,17 @@ __all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work"]
 
 _log = structlog.get_logger()
 
+_TRIES = (False,) * 9 + (True,)
+"""How often a transaction that was in another one's way is tried: whether it is the last time."""
 _HOLDS = many_rows(holds)
 _ENTRIES = many_rows(entries)
 _RESERVATIONS = many_rows(idempotency)
+_MISSING_HOLDS = many_rows(holds, is_kept=True)
+_MISSING_RESERVATIONS = many_rows(idempotency, is_kept=True)
+_IDS_AT_ONCE = 1_000
 _USAGE = upsert_adding(usage_daily, USAGE_DAILY_KEY, USAGE_DAILY_SUMS)
+_HOLD_ID = HOLD_COLUMNS.index("id")
+_RESERVED_FOR = list(idempotency.columns.keys()).index("request_id")
 _FREE = Prepared(
     delete(idempotency).where(
         idempotency.c.id == bindparam("reserved"), idempotency.c.request_id == bindparam("hold_id")
@@ -76,13 +92,15 @@ class Work:
 
 
 class HoldWork(Work):
-    __slots__ = ("hold", "is_given_up")
+    __slots__ = ("hold", "is_given_up", "is_in_doubt")
 
     def __init__(self, hold: Hold, on_done: Any, submitted_at: float) -> None:
         super().__init__(on_done, submitted_at)
         self.hold = hold
         self.is_given_up = False
         """Its caller was told that it failed: if it becomes durable after all, it has to end."""
+        self.is_in_doubt = False
+        """It failed while it was committed, and may be there: it has to end."""
 
 
 class SettleWork(Work):
@@ -101,7 +119,7 @@ class SettleWork(Work):
 class TaskWork(Work):
     """A transaction of its own: `task` runs inside it, and what it returns is the result."""
 
-    __slots__ = ("is_durable", "is_patient", "task")
+    __slots__ = ("is_durable", "is_patient", "receipt", "task")
 
     def __init__(
         self,
@@ -118,6 +136,15 @@ class TaskWork(Work):
         """Against a power cut too, and not only against the end of the process."""
         self.is_patient = is_patient
         """Once begun, it is waited for until it is known whether it was committed."""
+        self.receipt = ""
+        """Of a transaction that failed while it was committed: what became of it is asked before anything else."""
+
+
+class _HoldRows(NamedTuple):
+    """What the holds of one batch were written as."""
+
+    holds: Sequence[tuple[Any, ...]]
+    reservations: Sequence[tuple[Any, ...]]
 
 
 class _HoldIsMissing(Exception):
@@ -136,6 +163,9 @@ class Transactions:
         self._ids = EntryIds(self.rows(_LAST_ID)[0]["id"])
         self._names = NameBook(self._load_names)
         self._rollups = Rollups(self._names)
+        self._epoch = connection.epoch
+        self._at_risk: list[_HoldRows] = []
+        """Holds since the last durable transaction: a server that dies now may have forgotten them when it is back."""
 
     def apply(self, batch: Sequence[Work], *, is_probe: bool) -> StoreError | None:
         """Commit what can be committed and mark each work. Returns the store's trouble, if it is in any.
@@ -207,7 +237,11 @@ class Transactions:
         new = [work.hold for work in calls if isinstance(work, HoldWork)]
         settles = [work for work in calls if isinstance(work, SettleWork)]
         try:
-            self._transact(lambda: self._write_calls(new, settles, self._end_all_holds), is_durable=bool(settles))
+            rows = self._transact(
+                lambda: self._write_calls(new, settles, self._end_all_holds), is_durable=bool(settles)
+            )
+            if not settles and self._epoch is not None:
+                self._at_risk.append(rows)
         except _HoldIsMissing:
             self._transact(lambda: self._write_calls(new, settles, self._end_known_holds), is_durable=True)
 
@@ -216,19 +250,22 @@ class Transactions:
         new: Sequence[Hold],
         settles: Sequence[SettleWork],
         end: Callable[[Sequence[SettleWork]], Sequence[SettleWork]],
-    ) -> None:
-        if new:
-            created_at = now_ms()
-            self.insert(_HOLDS, [hold_row(hold, self._instance_id, created_at) for hold in new])
-            self.insert(
-                _RESERVATIONS, [reservation_row(hold, created_at) for hold in new if hold.reservation is not None]
-            )
+    ) -> "_HoldRows":
+        """The rows of the new holds."""
+        created_at = now_ms()
+        rows = _HoldRows(
+            [hold_row(hold, self._instance_id, created_at) for hold in new],
+            [reservation_row(hold, created_at) for hold in new if hold.reservation is not None],
+        )
+        self.insert(_HOLDS, rows.holds)
+        self.insert(_RESERVATIONS, rows.reservations)
         if settles:
             ended = end(settles)
             self.post(entry for work in ended for entry in work.entries)
             for work in ended:
                 if work.frees:
                     self.count(_FREE, reserved=work.frees, hold_id=work.hold_id)
+        return rows
 
     def _end_all_holds(self, settles: Sequence[SettleWork]) -> Sequence[SettleWork]:
         """Nearly always each hold is there, and counting is enough: one step, however many holds there are."""
@@ -279,21 +316,32 @@ class Transactions:
             _log.error("ledger_write_failed", error=repr(exc), works=len(calls))
         for work in calls:
             if isinstance(work, SettleWork):
-                work.must_retry = True
+                work.must_retry = True  # if it was committed after all, its hold is gone, and it posts nothing
             else:
                 work.error = trouble
+            if isinstance(work, HoldWork):
+                work.is_in_doubt = fault is Fault.IN_DOUBT
         return trouble
 
     # Transactions
 
     def _commit_task(self, work: TaskWork, trouble: StoreError | None) -> StoreError | None:
+        was_in_doubt = bool(work.receipt)
+        work.error = trouble
         if trouble is not None:
-            work.error = trouble
+            work.must_retry = was_in_doubt
             return trouble
         try:
-            work.result = self._transact(lambda: work.task(self), is_durable=work.is_durable)
+            if was_in_doubt:
+                self._look_up(work)
+            else:
+                work.result = self._transact(lambda: self._do(work), is_durable=work.is_durable)
+            work.receipt = ""
         except Exception as exc:
             fault = self.connection.fault_of(exc)
+            work.must_retry = bool(work.receipt) and (fault is Fault.IN_DOUBT or (was_in_doubt and fault.is_trouble))
+            if not work.must_retry:
+                work.receipt = ""
             if fault is Fault.CONFLICT:
                 work.error = Conflict("This contradicts what is already there.")
                 work.error.__cause__ = exc
@@ -304,6 +352,17 @@ class Transactions:
                 return work.error
         return None
 
+    def _do(self, work: TaskWork) -> Any:
+        result = work.result = work.task(self)
+        work.receipt = self.connection.receipt()
+        return result
+
+    def _look_up(self, work: TaskWork) -> None:
+        """What became of a task that failed while it was committed; what it returned then is its result."""
+        was_committed = self._transact(lambda: self.connection.was_committed(work.receipt), is_durable=False)
+        if not was_committed:
+            work.error = store_error(Fault.TROUBLE)
+
     def _probe(self) -> StoreError | None:
         try:
             self._transact(lambda: self.count(_PROBE, at=str(now_ms())), is_durable=True)
@@ -313,16 +372,39 @@ class Transactions:
         return None
 
     def _transact(self, write: Callable[[], Any], *, is_durable: bool) -> Any:
-        self.connection.begin(is_durable=is_durable)
-        try:
-            result = write()
-            self.connection.commit()
-        except BaseException:
-            self._rollups.clear()
-            self._names.forget()
-            self.connection.rollback()
-            raise
+        for is_last in _TRIES:
+            self.connection.begin(is_durable=is_durable)
+            try:
+                if self._at_risk and self.connection.epoch != self._epoch:
+                    self._restore_holds()
+                result = write()
+                self.connection.commit()
+                break
+            except BaseException as exc:
+                self._rollups.clear()
+                self._names.forget()
+                self.connection.rollback()
+                if is_last or self.connection.fault_of(exc) is not Fault.PASSING:
+                    raise
+        self._epoch = self.connection.epoch
+        if is_durable:
+            self._at_risk.clear()
         return result
+
+    def _restore_holds(self) -> None:
+        """Write again what the server forgot; else the settles of these calls would find that their holds had been ended.
+
+        A hold of which there is an entry was not forgotten: it was ended by a transaction whose commit was in doubt.
+        """
+        ids = [row[_HOLD_ID] for rows in self._at_risk for row in rows.holds]
+        booked: set[str] = set()
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = select(entries.c.request_id).where(entries.c.request_id.in_(ids[start : start + _IDS_AT_ONCE]))
+            booked.update(row["request_id"] for row in self.rows(some))
+        for rows in self._at_risk:
+            self.insert(_MISSING_HOLDS, [row for row in rows.holds if row[_HOLD_ID] not in booked])
+            self.insert(_MISSING_RESERVATIONS, [row for row in rows.reservations if row[_RESERVED_FOR] not in booked])
+        _log.warning("holds_restored", holds=len(ids) - len(booked))
 
     def _load_names(self, day: str) -> Iterable[tuple[str, str, str]]:
         return [(row["creator"], row["feature"], row["agent"]) for row in self.rows(_NAMES, day=day)]

@@ -270,7 +270,7 @@ class Writer:
                 future.set_result(work.result)
             else:
                 future.set_exception(_own(work.error))
-        elif isinstance(work, HoldWork) and work.is_given_up and work.error is None:
+        if isinstance(work, HoldWork) and (work.is_in_doubt or (work.is_given_up and work.error is None)):
             # Its caller was told that it failed, and dialled nobody: nothing may be booked for it.
             hold = work.hold
             frees = "" if hold.reservation is None else hold.reservation.id
@@ -296,7 +296,7 @@ class Writer:
         late = [
             work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()
         ]
-        begun = set(self._in_hand)
+        begun = {*self._in_hand, *(work for work in self._queue if _is_in_doubt(work))}
         late = [work for work in late if work not in begun or not _is_patient(work)]
         if late:
             self._fail_waiters(late)
@@ -399,6 +399,11 @@ def _log_late(ending: "asyncio.Task[Any]") -> None:
 
 def _is_patient(work: Work) -> bool:
     return isinstance(work, TaskWork) and work.is_patient
+
+
+def _is_in_doubt(work: Work) -> bool:
+    """It was begun, and may be committed."""
+    return isinstance(work, TaskWork) and bool(work.receipt)
 
 
 def _own(error: Exception) -> Exception:

@@ -117,7 +117,7 @@ async def test_tasks_that_end_and_come_again_never_pass_a_gauge(backend: Backend
             if isinstance(await backend.store.take(f"h{number}-{again}", [(limit,)]), Taken):
                 in_flight += 1
                 most = max(most, in_flight)
-                for _ in range(random.randrange(4)):
+                for _ in range(1 + random.randrange(4)):
                     await asyncio.sleep(0)
                 in_flight -= 1
                 await backend.store.release(f"h{number}-{again}")

@@ -31,7 +31,6 @@ from tests.counters.backend import TICK_S, Backend, FakeClock, gauge
 from tests.counters.model import Book, Model
 from tests.rig.environment import inherited
 
-LIVES = 70
 CREATORS = ["ada", "bob"]
 BURST = 12
 KEYS = ["plain", "own"]
@@ -349,8 +348,9 @@ def test_random_lives_keep_every_promise(make_backend: Callable[[FakeClock], Bac
         def __init__(self) -> None:
             super().__init__(make_backend)
 
-    lives = int(inherited().get("COUNTER_LIVES", str(LIVES)))
+    usual = make_backend(FakeClock()).lives
+    lives = int(inherited().get("COUNTER_LIVES", str(usual)))
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=lives, stateful_step_count=40, deadline=None, derandomize=lives <= LIVES),
+        settings=settings(max_examples=lives, stateful_step_count=40, deadline=None, derandomize=lives <= usual),
     )

@@ -1,7 +1,6 @@
 """What a creator reads about itself: its own, nobody else's, page by page."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -29,7 +28,9 @@ from gateway.ledger.records import Route
 from gateway.ledger.schema import credit_grants
 from gateway.pricing import usd
 from gateway.usage import NO_USAGE
-from tests.ledger.books import COST, MODEL, NOON, PRICE, call, change, entry
+from tests.ledger.books import BOTH, COST, MODEL, NOON, PRICE, Place, call, change, entry
+
+STORES = BOTH
 
 MAY = {"from_day": "2026-05-01", "to_day": "2026-06-01"}
 
@@ -148,7 +149,7 @@ async def test_corrections_are_found_by_what_they_correct(used: Database) -> Non
     assert await corrections_of(used, "unknown") == []
 
 
-async def test_a_price_is_found_by_its_version(database: Database, path: Path) -> None:
+async def test_a_price_is_found_by_its_version(database: Database, path: Place) -> None:
     assert await price_of_version(database, MODEL, PRICE.version) == PRICE
     assert await price_of_version(database, MODEL, "9.zzz") is None
     change(path, "UPDATE price_rows SET row = 'nonsense'")

@@ -1,6 +1,5 @@
 """`verify` over credits: what grants, refunds, expiries and balances have to say to each other."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +8,11 @@ from sqlalchemy import insert
 from gateway.ledger.database import Database
 from gateway.ledger.records import Route
 from gateway.ledger.schema import credit_grants, postings
-from gateway.ledger.verify import Difference, verify
+from gateway.ledger.verify import Difference
 from gateway.usage import NO_USAGE
-from tests.ledger.books import COST, call, change, entry, rows
+from tests.ledger.books import BOTH, COST, Place, call, change, entry, rows, verify
+
+STORES = BOTH
 
 FREE = {"usage": NO_USAGE, "cost_nano_usd": 0, "charge_nano_usd": 0}
 BALANCED = [("g", "grant", -10), ("u", "usage", 6)]
@@ -36,7 +37,7 @@ async def grant(database: Database, credits_given: int = 10, name: str = "g1") -
 
 
 @pytest.fixture
-async def granted(database: Database, path: Path) -> Path:
+async def granted(database: Database, path: Place) -> Place:
     """A grant of 10 credits: 3 used, 1 of them given back, and the other 8 expired; posted by name."""
     grant_id = await grant(database)
     used = await post(database, "u1", "usage", 3)
@@ -48,11 +49,11 @@ async def granted(database: Database, path: Path) -> Path:
     return path
 
 
-def test_credits_that_agree_make_no_difference(granted: Path) -> None:
+def test_credits_that_agree_make_no_difference(granted: Place) -> None:
     assert verify(granted).differences == []
 
 
-async def test_a_grant_that_left_nothing_to_expire_is_in_order(granted: Path) -> None:
+async def test_a_grant_that_left_nothing_to_expire_is_in_order(granted: Place) -> None:
     change(granted, "UPDATE credit_grants SET expired_entry_id = ''")
     assert verify(granted).differences == []
 
@@ -71,7 +72,7 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("sql", "table", "column"), PLANTED, ids=[sql for sql, _, _ in PLANTED])
-def test_a_planted_difference_is_found(granted: Path, sql: str, table: str, column: str) -> None:
+def test_a_planted_difference_is_found(granted: Place, sql: str, table: str, column: str) -> None:
     change(granted, sql)
     assert (table, column) in {(found.table, found.column) for found in verify(granted).differences}
 
@@ -82,7 +83,7 @@ def test_a_planted_difference_is_found(granted: Path, sql: str, table: str, colu
     [([-COST], True), ([-COST + 1, -1], True), ([-COST, -1], False), ([-COST - 1], False), ([-5, 5], False)],
 )
 async def test_no_more_is_given_back_than_was_taken(
-    database: Database, path: Path, column: str, refunds: list[int], is_fine: bool
+    database: Database, path: Place, column: str, refunds: list[int], is_fine: bool
 ) -> None:
     await call(database, "r1")
     ((paid,),) = rows(path, "SELECT id FROM entries")
@@ -105,7 +106,7 @@ async def test_no_more_is_given_back_than_was_taken(
     ids=["to somebody else", "to another payer", "of no call"],
 )
 async def test_a_refund_goes_back_where_it_came_from(
-    database: Database, path: Path, refund: dict[str, Any], column: str
+    database: Database, path: Place, refund: dict[str, Any], column: str
 ) -> None:
     await grant(database)
     used = await post(database, "u1", "usage", 5)
@@ -113,7 +114,7 @@ async def test_a_refund_goes_back_where_it_came_from(
     assert column in {found.column for found in verify(path).differences}
 
 
-async def test_a_refund_of_a_grant_is_none(granted: Path, database: Database) -> None:
+async def test_a_refund_of_a_grant_is_none(granted: Place, database: Database) -> None:
     ((grant_id,),) = rows(granted, "SELECT id FROM entries WHERE kind = 'grant'")
     await post(database, "b2", "refund", -1, corrects=grant_id)
     assert Difference("entries", grant_id, "refunded", "grant", "only calls are") in verify(granted).differences
@@ -134,7 +135,7 @@ async def test_a_refund_of_a_grant_is_none(granted: Path, database: Database) ->
     ],
 )
 async def test_no_more_credits_are_gone_than_were_granted(
-    database: Database, path: Path, more: list[tuple[str, int, str]], balance: int | None
+    database: Database, path: Place, more: list[tuple[str, int, str]], balance: int | None
 ) -> None:
     """3 of 10 are used; what an adjustment took, or a call beyond its hold, may bring the balance below 0."""
     await grant(database)
@@ -145,7 +146,7 @@ async def test_no_more_credits_are_gone_than_were_granted(
     assert found == ([] if balance is None else [balance])
 
 
-async def test_balances_are_kept_by_payer_and_creator(database: Database, path: Path) -> None:
+async def test_balances_are_kept_by_payer_and_creator(database: Database, path: Place) -> None:
     await grant(database)
     await post(database, "u1", "usage", 1, payer="credits")
     await post(database, "u2", "usage", 2, creator="zeta")

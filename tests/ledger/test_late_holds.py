@@ -1,7 +1,6 @@
 """A call admitted in the last instant of a month: its hold may reach the ledger a little after the month has ended."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import time_machine
@@ -9,8 +8,9 @@ import time_machine
 from gateway.errors import RequestError
 from gateway.ledger.closing import close_month
 from gateway.ledger.database import Database
-from gateway.ledger.verify import verify
-from tests.ledger.books import COST, call, rows
+from tests.ledger.books import BOTH, COST, Place, call, rows, verify
+
+STORES = BOTH
 
 MAY = "2026-05"
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
@@ -23,7 +23,7 @@ LAST_INSTANT = JUNE - timedelta(milliseconds=1)
     ids=["at its end", "a second later", "just before a minute"],
 )
 async def test_a_month_is_not_closed_within_a_minute_of_its_end(
-    patient_database: Database, path: Path, after: timedelta
+    patient_database: Database, path: Place, after: timedelta
 ) -> None:
     with time_machine.travel(JUNE + after, tick=False), pytest.raises(RequestError, match="not over") as refused:
         await close_month(patient_database, MAY)
@@ -36,7 +36,7 @@ async def test_a_month_is_closed_a_minute_after_its_end(patient_database: Databa
         assert await close_month(patient_database, MAY) == (0, True)
 
 
-async def test_a_hold_that_is_late_is_part_of_its_month(patient_database: Database, path: Path) -> None:
+async def test_a_hold_that_is_late_is_part_of_its_month(patient_database: Database, path: Place) -> None:
     with time_machine.travel(JUNE + timedelta(seconds=30), tick=False):
         with pytest.raises(RequestError):
             await close_month(patient_database, MAY)

@@ -1,7 +1,6 @@
 """Images, seconds of audio and characters of speech share a column: every view keeps them apart."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,9 @@ from gateway.ledger.database import Database
 from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line, entry_json, sums_json
 from gateway.ledger.queries import COST_SUMS, CostFilter, EntryFilter, costs, entry_page
 from gateway.usage import PIECE_NAMES, Usage
-from tests.ledger.books import entry
+from tests.ledger.books import BOTH, Place, entry, opened
+
+STORES = BOTH
 
 SPOKEN = {
     "images": 2,
@@ -25,8 +26,8 @@ SPOKEN = {
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(tmp_path / "gateway.db", settings=Settings(settle_timeout_s=5))
+async def database(prepared: Place) -> AsyncIterator[Database]:
+    database = await opened(prepared, settings=Settings(settle_timeout_s=5))
     await database.ledger.post(
         [
             entry(f"r-{endpoint}", endpoint=endpoint, changes={"usage": Usage(10, pieces=pieces)})

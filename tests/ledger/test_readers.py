@@ -9,7 +9,9 @@ from sqlalchemy import Select, literal_column, select
 from gateway.errors import StoreError
 from gateway.ledger.database import Database
 from gateway.ledger.schema import entries
-from tests.ledger.books import call, entry
+from tests.ledger.books import BOTH, call, entry
+
+STORES = BOTH
 
 
 def endless() -> Select[Any]:

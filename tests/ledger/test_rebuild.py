@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,7 +23,9 @@ from gateway.usage import NO_USAGE, Usage
 from policies import budget, free_images, quota, rate_limit, token_rate
 from policies import credits as credit_policy
 from policies.types import Account, Call, Limit, Plan, PromoGrant, ProviderLimits
-from tests.ledger.books import COST, MODEL, USAGE, call, change, entry, hold, rows
+from tests.ledger.books import BOTH, COST, MODEL, USAGE, Place, call, change, entry, hold, rows
+
+STORES = BOTH
 
 NOW = datetime(2026, 5, 14, 12, 30, 30, 500_000, tzinfo=UTC)
 TOKENS = USAGE.input_tokens + USAGE.output_tokens
@@ -345,7 +346,7 @@ async def test_a_key_with_limits_of_its_own_has_counters_of_its_own(database: Da
 
 @pytest.mark.parametrize("overrides", ['{"no_such_limit": 1}', "nonsense"])
 async def test_overrides_that_cannot_be_read_do_not_stop_a_start(
-    database: Database, path: Path, overrides: str
+    database: Database, path: Place, overrides: str
 ) -> None:
     await add_creator(database, "acme", {"requests_per_day": 5})
     change(path, "UPDATE creators SET overrides = ?", overrides)
@@ -473,7 +474,7 @@ def test_windows_that_overrides_count_are_found(overrides: str, windows: set[str
 class Explaining(Database):
     """Notes how SQLite goes about each query."""
 
-    path: Path
+    path: Place
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
@@ -493,7 +494,8 @@ class Explaining(Database):
         self.steps += [row[3] for row in plan]
 
 
-async def test_no_question_walks_through_the_entries_or_all_daily_sums(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_no_question_walks_through_the_entries_or_all_daily_sums(database: Database, path: Place) -> None:
     """SQLite likes to walk a whole index to spare itself a sort."""
     await call(database, "r1", at=NOW)
     await budget_call(database, 2, SOFT)
@@ -510,7 +512,8 @@ async def test_no_question_walks_through_the_entries_or_all_daily_sums(database:
     assert scanned <= {"creators", "virtual_keys", "throttles"}
 
 
-async def test_filling_one_creators_windows_reads_no_others_entries(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_filling_one_creators_windows_reads_no_others_entries(database: Database, path: Place) -> None:
     await call(database, "r1", at=NOW)
     explaining = Explaining(database._readers, database.ledger)
     explaining.path = path

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,9 @@ from gateway.ledger.database import Conflict, Database
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.periods import ms_of
 from gateway.ledger.records import Hold, Reservation
-from tests.ledger.books import NOON, be_hasty, call, count, entry, hold, locked, rows
+from tests.ledger.books import BOTH, NOON, Place, be_hasty, call, count, entry, hold, locked, rows
+
+STORES = BOTH
 
 EXPIRES_AT = NOON + timedelta(days=1)
 
@@ -23,11 +24,11 @@ def reserving(request_id: str, value_id: str = "v1", fingerprint: str = "f1") ->
     return hold(request_id)._replace(reservation=Reservation(value_id, fingerprint, EXPIRES_AT))
 
 
-def reserved(path: Path) -> list[tuple[str, str]]:
+def reserved(path: Place) -> list[tuple[str, str]]:
     return rows(path, "SELECT id, request_id FROM idempotency ORDER BY id")  # type: ignore[return-value]
 
 
-def held(path: Path) -> list[str]:
+def held(path: Place) -> list[str]:
     return [row[0] for row in rows(path, "SELECT id FROM holds ORDER BY id")]
 
 
@@ -42,7 +43,8 @@ async def transaction_of(database: Database, work: Coroutine[Any, Any, None]) ->
     return together
 
 
-async def test_a_reservation_is_written_in_the_holds_transaction(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_a_reservation_is_written_in_the_holds_transaction(database: Database, path: Place) -> None:
     together = await transaction_of(database, database.ledger.hold(reserving("r1")))
     assert "INTO holds" in together
     assert "INTO idempotency" in together
@@ -53,12 +55,12 @@ async def test_a_reservation_is_written_in_the_holds_transaction(database: Datab
     assert held(path) == ["r1"]
 
 
-async def test_a_hold_without_a_reservation_reserves_nothing(database: Database, path: Path) -> None:
+async def test_a_hold_without_a_reservation_reserves_nothing(database: Database, path: Place) -> None:
     await database.ledger.hold(hold("r1"))
     assert reserved(path) == []
 
 
-async def test_a_value_that_is_taken_fails_its_hold_and_leaves_neither(database: Database, path: Path) -> None:
+async def test_a_value_that_is_taken_fails_its_hold_and_leaves_neither(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     with pytest.raises(Conflict) as conflict:
         await database.ledger.hold(reserving("r2", fingerprint="f2"))
@@ -68,7 +70,7 @@ async def test_a_value_that_is_taken_fails_its_hold_and_leaves_neither(database:
     assert database.ledger.is_ready
 
 
-async def test_a_value_is_taken_also_when_its_call_is_over(database: Database, path: Path) -> None:
+async def test_a_value_is_taken_also_when_its_call_is_over(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     await database.ledger.settle("r1", [entry("r1")])
     with pytest.raises(Conflict):
@@ -76,7 +78,7 @@ async def test_a_value_is_taken_also_when_its_call_is_over(database: Database, p
     assert held(path) == []
 
 
-async def test_of_one_batch_only_the_holds_fail_whose_value_is_taken(database: Database, path: Path) -> None:
+async def test_of_one_batch_only_the_holds_fail_whose_value_is_taken(database: Database, path: Place) -> None:
     """One conflict takes the whole transaction back: the others, settles too, must come through all the same."""
     await database.ledger.hold(reserving("r0", "taken"))
     await asyncio.gather(*(database.ledger.hold(hold(f"s{n}")) for n in range(5)))
@@ -103,7 +105,7 @@ async def test_of_one_batch_only_the_holds_fail_whose_value_is_taken(database: D
     assert logs == []
 
 
-async def test_twenty_holds_with_one_value_make_one_hold(database: Database, path: Path) -> None:
+async def test_twenty_holds_with_one_value_make_one_hold(database: Database, path: Place) -> None:
     results = await asyncio.gather(
         *(database.ledger.hold(reserving(f"r{n:02d}")) for n in range(20)), return_exceptions=True
     )
@@ -112,13 +114,14 @@ async def test_twenty_holds_with_one_value_make_one_hold(database: Database, pat
     assert reserved(path) == [("v1", "r00")]
 
 
-async def test_a_settle_leaves_the_value_where_it_frees_none(database: Database, path: Path) -> None:
+async def test_a_settle_leaves_the_value_where_it_frees_none(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     await database.ledger.settle("r1", [entry("r1")])
     assert reserved(path) == [("v1", "r1")]
 
 
-async def test_a_settle_frees_the_value_in_its_own_transaction(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_a_settle_frees_the_value_in_its_own_transaction(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     together = await transaction_of(database, database.ledger.settle("r1", [entry("r1")], frees="v1"))
     for words in ("DELETE FROM holds", "INTO entries", "DELETE FROM idempotency"):
@@ -129,7 +132,7 @@ async def test_a_settle_frees_the_value_in_its_own_transaction(database: Databas
     assert reserved(path) == [("v1", "r2")]
 
 
-async def test_a_settle_that_cannot_post_frees_nothing(database: Database, path: Path) -> None:
+async def test_a_settle_that_cannot_post_frees_nothing(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     with pytest.raises(StoreError):
         await database.ledger.settle("r1", [entry("r1", changes={"cost_nano_usd": 2**63})], frees="v1")
@@ -137,7 +140,7 @@ async def test_a_settle_that_cannot_post_frees_nothing(database: Database, path:
     assert reserved(path) == [("v1", "r1")]
 
 
-async def test_a_settle_frees_only_the_value_of_its_own_call(database: Database, path: Path) -> None:
+async def test_a_settle_frees_only_the_value_of_its_own_call(database: Database, path: Place) -> None:
     await database.ledger.hold(reserving("r1"))
     await database.ledger.hold(hold("r2"))
     await database.ledger.settle("r2", [entry("r2")], frees="v1")
@@ -145,7 +148,7 @@ async def test_a_settle_frees_only_the_value_of_its_own_call(database: Database,
     assert reserved(path) == [("v1", "r1")]
 
 
-async def test_a_settle_whose_hold_somebody_else_ended_frees_nothing(database: Database, path: Path) -> None:
+async def test_a_settle_whose_hold_somebody_else_ended_frees_nothing(database: Database, path: Place) -> None:
     """It was booked as a crash that may have cost something, so that the value goes on standing for it."""
     await database.ledger.hold(reserving("r1"))
     await book_orphans(database)
@@ -154,7 +157,7 @@ async def test_a_settle_whose_hold_somebody_else_ended_frees_nothing(database: D
     assert reserved(path) == [("v1", "r1")]
 
 
-async def test_in_one_batch_only_settles_that_end_their_hold_free(database: Database, path: Path) -> None:
+async def test_in_one_batch_only_settles_that_end_their_hold_free(database: Database, path: Place) -> None:
     await asyncio.gather(*(database.ledger.hold(reserving(f"r{n}", f"v{n}")) for n in range(4)))
     await book_orphans(database, is_alive=lambda each: each != "r1")
     await asyncio.gather(*(database.ledger.settle(f"r{n}", [entry(f"r{n}")], frees=f"v{n}") for n in range(4)))
@@ -162,7 +165,7 @@ async def test_in_one_batch_only_settles_that_end_their_hold_free(database: Data
     assert count(path, "entries") == 4
 
 
-async def test_a_hold_given_up_takes_its_value_away_when_the_store_is_back(database: Database, path: Path) -> None:
+async def test_a_hold_given_up_takes_its_value_away_when_the_store_is_back(database: Database, path: Place) -> None:
     """Its caller was told that it failed, and will try again with the same value."""
     with locked(path), pytest.raises(StoreError):
         await database.ledger.hold(reserving("late"))
@@ -175,7 +178,7 @@ async def test_a_hold_given_up_takes_its_value_away_when_the_store_is_back(datab
     assert reserved(path) == [("v1", "again")]
 
 
-async def test_a_failing_store_reserves_nothing(database: Database, path: Path) -> None:
+async def test_a_failing_store_reserves_nothing(database: Database, path: Place) -> None:
     await be_hasty(database)
     with locked(path), pytest.raises(StoreError) as refused:
         await database.ledger.hold(reserving("r1"))

@@ -17,9 +17,25 @@ from gateway.ledger.periods import month_bounds_ms, ms_of, period_of, rfc3339
 from gateway.ledger.records import Entry, Route
 from gateway.ledger.rollups import NAMES_MAX, OTHER
 from gateway.ledger.schema import USAGE_DAILY_KEY
-from gateway.ledger.verify import verify
 from gateway.usage import Usage
-from tests.ledger.books import COST, NOON, attribution, call, change, entry, hold, rows
+from tests.ledger.books import (
+    BOTH,
+    COST,
+    NOON,
+    Place,
+    attribution,
+    call,
+    count,
+    entry,
+    hold,
+    opened,
+    refuse_entries,
+    rows,
+    verify,
+)
+from tests.servers.postgres_server import PostgresServer
+
+STORES = BOTH
 
 COUNTS = st.integers(0, 10**12)
 USAGES = st.builds(Usage, *[COUNTS] * len(Usage._fields))
@@ -27,9 +43,9 @@ NAMES = st.sampled_from(["", "a", "b", OTHER])
 INSTANTS = st.timedeltas(timedelta(0), timedelta(days=4)).map(lambda age: datetime(2026, 3, 2, tzinfo=UTC) - age)
 
 SUMS_OF_ENTRIES = f"""
-    SELECT {", ".join(USAGE_DAILY_KEY)}, sum(final AND kind = 'usage'), count(*), {", ".join(f"sum({name})" for name in Usage._fields)},
+    SELECT {", ".join(USAGE_DAILY_KEY)}, count(*) FILTER (WHERE final AND kind = 'usage'), count(*), {", ".join(f"sum({name})" for name in Usage._fields)},
            sum(cost_nano_usd), sum(charge_nano_usd), sum(payer_amount),
-           sum(final AND kind = 'usage' AND outcome NOT IN ('ok', 'client_gone')), sum(saved_nano_usd)
+           count(*) FILTER (WHERE final AND kind = 'usage' AND outcome NOT IN ('ok', 'client_gone')), sum(saved_nano_usd)
     FROM entries GROUP BY {", ".join(USAGE_DAILY_KEY)} ORDER BY {", ".join(USAGE_DAILY_KEY)}
 """
 
@@ -60,30 +76,44 @@ def entries(draw: st.DrawFn) -> Entry:
     )
 
 
-async def post(path: Path, made: list[Entry]) -> None:
+async def post(path: Place, made: list[Entry]) -> None:
     """Through holds and settles, several in a batch."""
-    database = await Database.open(path)
+    database = await opened(path)
     calls = [e._replace(attribution=e.attribution._replace(request_id=f"r{n}")) for n, e in enumerate(made)]
     await asyncio.gather(*(database.ledger.hold(hold(call.attribution.request_id)) for call in calls))
     await asyncio.gather(*(database.ledger.settle(call.attribution.request_id, [call]) for call in calls))
     await database.close()
 
 
+def check_sums(path: Place, made: list[Entry]) -> None:
+    asyncio.run(post(path, made))
+    stored = rows(path, f"SELECT * FROM usage_daily ORDER BY {', '.join(USAGE_DAILY_KEY)}")
+    assert stored == rows(path, SUMS_OF_ENTRIES)
+    assert sum(row[len(USAGE_DAILY_KEY) + 1] for row in stored) == len(made)
+    assert [difference for difference in verify(path).differences if difference.table == "usage_daily"] == []
+
+
 @settings(max_examples=15)
 @given(made=st.lists(entries(), max_size=12))
 def test_rollups_are_the_sums_of_the_entries(empty: Path, made: list[Entry]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(shutil.copy(empty, folder))
-        asyncio.run(post(path, made))
-        stored = rows(path, f"SELECT * FROM usage_daily ORDER BY {', '.join(USAGE_DAILY_KEY)}")
-        assert stored == rows(path, SUMS_OF_ENTRIES)
-        assert sum(row[len(USAGE_DAILY_KEY) + 1] for row in stored) == len(made)
-        wrong = [difference for difference in verify(path).differences if difference.table == "usage_daily"]
-        assert wrong == []
+        check_sums(Path(shutil.copy(empty, folder)), made)
+
+
+@settings(max_examples=4)
+@given(made=st.lists(entries(), min_size=4, max_size=12))
+def test_rollups_in_postgres_are_the_sums_of_the_entries(
+    postgres_server: PostgresServer, template: str, made: list[Entry]
+) -> None:
+    url = postgres_server.create_database("rollups", template=template)
+    try:
+        check_sums(url, made)
+    finally:
+        postgres_server.drop_database("rollups")
 
 
 async def test_what_cached_answers_saved_is_summed_apart_from_what_the_others_cost(
-    database: Database, path: Path
+    database: Database, path: Place
 ) -> None:
     free = {"cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0}
     hits = [entry(f"hit{n}", changes={**free, "cached": True, "saved_nano_usd": 10 + n}) for n in range(3)]
@@ -111,7 +141,7 @@ TOKYO, NEW_YORK = timezone(timedelta(hours=9)), timezone(timedelta(hours=-4))
     ],
 )
 async def test_a_call_is_in_the_period_of_its_admission_in_utc(
-    database: Database, path: Path, at: datetime, day: str
+    database: Database, path: Place, at: datetime, day: str
 ) -> None:
     await call(database, "r1", at=at)
     assert rows(path, "SELECT period_day, period_month FROM entries") == [(day, day[:7])]
@@ -139,17 +169,18 @@ def test_what_is_no_month_is_refused(text: str) -> None:
 # Names
 
 
-def features(path: Path, creator: str) -> Counter[str]:
+def features(path: Place, creator: str) -> Counter[str]:
     found = rows(path, "SELECT feature, sum(calls) FROM usage_daily WHERE creator = ? GROUP BY feature", creator)
     return Counter(dict(found))
 
 
-async def test_names_beyond_the_bound_are_summed_as_other(path: Path) -> None:
+async def test_names_beyond_the_bound_are_summed_as_other(path: Place) -> None:
     """Per creator and day, by the order of posting, over restarts, and so that `verify` comes to the same."""
-    database = await Database.open(path)
+    database = await opened(path)
 
     async def calls(creator: str, names: range, **fields: Any) -> None:
-        made = (f"{creator}-{n}-{len(rows(path, 'SELECT 1 FROM entries'))}" for n in names)
+        already = count(path, "entries")
+        made = (f"{creator}-{n}-{already}" for n in names)
         await asyncio.gather(
             *(
                 call(database, name, creator=creator, feature=f"f{n}", agent=f"a{n % 3}", **fields)
@@ -160,7 +191,7 @@ async def test_names_beyond_the_bound_are_summed_as_other(path: Path) -> None:
     await calls("acme", range(150))
     await calls("zeta", range(3))
     await database.close()
-    database = await Database.open(path)
+    database = await opened(path)
     await calls("acme", range(100, 250))
     await calls("acme", range(3), at=NOON + timedelta(days=1))
     await call(database, "unnamed", creator="acme", feature="")
@@ -175,12 +206,8 @@ async def test_names_beyond_the_bound_are_summed_as_other(path: Path) -> None:
     assert [d for d in verify(path).differences if d.table == "usage_daily"] == []
 
 
-async def test_a_name_of_a_transaction_rolled_back_takes_no_place(database: Database, path: Path) -> None:
-    change(
-        path,
-        "CREATE TRIGGER refuse BEFORE INSERT ON entries WHEN NEW.feature LIKE 'bad%' "
-        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
-    )
+async def test_a_name_of_a_transaction_rolled_back_takes_no_place(database: Database, path: Place) -> None:
+    refuse_entries(path, "NEW.feature LIKE 'bad%'")
     names = [f"bad{n}" for n in range(NAMES_MAX + 20)]
     for start in range(0, len(names), 20):  # a batch is repeated row by row: a slow disk has to keep up
         refused = [call(database, name, feature=name) for name in names[start : start + 20]]

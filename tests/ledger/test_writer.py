@@ -19,18 +19,23 @@ from gateway.ledger.sqlite.connection import SqliteConnection
 from gateway.ledger.transactions import HoldWork, SettleWork, Transactions, Work
 from gateway.tasks import spawn
 from tests.ledger.books import (
+    BOTH,
     COST,
     ORPHAN_COST,
+    Place,
     be_hasty,
     call,
-    change,
     count,
     entry,
     hold,
     locked,
+    opened,
+    refuse_entries,
     rows,
     unwritable,
 )
+
+STORES = BOTH
 
 
 async def written(database: Database) -> None:
@@ -46,7 +51,7 @@ async def written(database: Database) -> None:
 CREATOR = {"account_id": "acme", "plan": "free", "is_active": True, "created_at": 1}
 
 
-async def test_a_settle_posts_its_entries_and_ends_the_hold(database: Database, path: Path) -> None:
+async def test_a_settle_posts_its_entries_and_ends_the_hold(database: Database, path: Place) -> None:
     await database.ledger.hold(hold("r1"))
     assert rows(path, "SELECT id, creator, instance_id FROM holds") == [("r1", "acme", "test")]
     first = entry("r1", changes={"final": False, "outcome": "upstream_died"})
@@ -59,7 +64,7 @@ async def test_a_settle_posts_its_entries_and_ends_the_hold(database: Database, 
     assert rows(path, "SELECT sum(calls), sum(attempts), sum(charge_nano_usd) FROM usage_daily") == [(1, 2, 2 * COST)]
 
 
-async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: Path) -> None:
+async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: Place) -> None:
     await database.ledger.hold(hold("r1"))
     settles = (database.ledger.settle("r1", [entry("r1", changes={"attempt": n})]) for n in range(1, 6))
     await asyncio.gather(*settles)
@@ -68,7 +73,7 @@ async def test_only_the_first_settle_of_a_hold_posts(database: Database, path: P
     assert rows(path, "SELECT request_id, attempt FROM entries") == [("r1", 1)]
 
 
-async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database: Database, path: Path) -> None:
+async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database: Database, path: Place) -> None:
     """A thousand races: settled before, during and after a sweep; whoever comes first books it, and nobody else."""
     database = patient_database
     ids = [f"r{n:04d}" for n in range(1_000)]
@@ -94,7 +99,8 @@ async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database
     assert rows(path, "SELECT sum(cost_nano_usd) FROM usage_daily") == [(cost,)]
 
 
-async def test_calls_of_one_moment_share_transactions(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_calls_of_one_moment_share_transactions(database: Database, path: Place) -> None:
     statements: list[str] = []
     await database.run(lambda transactions: transactions.connection.raw.set_trace_callback(statements.append))
     await asyncio.gather(*(call(database, f"r{n}") for n in range(87)))
@@ -104,7 +110,7 @@ async def test_calls_of_one_moment_share_transactions(database: Database, path: 
     assert 2 <= commits <= 20
 
 
-async def test_ids_follow_the_order_of_posting(database: Database, path: Path) -> None:
+async def test_ids_follow_the_order_of_posting(database: Database, path: Place) -> None:
     for n in range(20):
         await call(database, f"r{n:02d}")
     assert [row[0] for row in rows(path, "SELECT request_id FROM entries ORDER BY id")] == [
@@ -112,6 +118,7 @@ async def test_ids_follow_the_order_of_posting(database: Database, path: Path) -
     ]
 
 
+@pytest.mark.sqlite_only
 def test_holds_alone_commit_without_waiting_for_the_disk_and_settles_do_not(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.touch()
@@ -133,8 +140,10 @@ def test_holds_alone_commit_without_waiting_for_the_disk_and_settles_do_not(path
 # A store that fails
 
 
-@pytest.mark.parametrize("fault", ["locked", "unwritable"])
-async def test_a_failing_store_refuses_holds_and_keeps_settles(database: Database, path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("store", "fault"), [("sqlite", "locked"), ("sqlite", "unwritable"), ("postgres", "locked")], indirect=["store"]
+)
+async def test_a_failing_store_refuses_holds_and_keeps_settles(database: Database, path: Place, fault: str) -> None:
     await be_hasty(database)
     ledger = database.ledger
     await asyncio.gather(*(ledger.hold(hold(f"r{n}")) for n in range(5)))
@@ -164,7 +173,7 @@ async def test_a_failing_store_refuses_holds_and_keeps_settles(database: Databas
     assert rows(path, "SELECT sum(calls), sum(cost_nano_usd) FROM usage_daily") == [(6, 6 * COST)]
 
 
-async def test_a_caller_may_change_the_error_it_got(database: Database, path: Path) -> None:
+async def test_a_caller_may_change_the_error_it_got(database: Database, path: Place) -> None:
     """Each caller adds headers of its own to the error."""
     await be_hasty(database)
     with locked(path):
@@ -173,7 +182,7 @@ async def test_a_caller_may_change_the_error_it_got(database: Database, path: Pa
     assert len({id(result) for result in results}) == 3
 
 
-async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: Database, path: Path) -> None:
+async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: Database, path: Place) -> None:
     """Its caller was told that it failed and dialled nobody, so nothing may be booked for it."""
     with locked(path):
         with pytest.raises(StoreError):
@@ -188,7 +197,7 @@ async def test_a_hold_given_up_does_not_come_back_when_the_store_does(database: 
 
 
 async def test_a_task_that_was_not_begun_is_not_done_after_its_caller_was_told_so(
-    database: Database, path: Path
+    database: Database, path: Place
 ) -> None:
     """A caller who tries again must not find it done twice."""
 
@@ -208,7 +217,7 @@ async def test_a_task_that_was_not_begun_is_not_done_after_its_caller_was_told_s
 
 
 async def test_a_patient_write_says_what_became_of_it_and_its_work_goes_on_without_the_caller(
-    database: Database, path: Path
+    database: Database, path: Place
 ) -> None:
     ledger = database.ledger
     heard = []
@@ -227,10 +236,11 @@ async def test_a_patient_write_says_what_became_of_it_and_its_work_goes_on_witho
     assert rows(path, "SELECT id FROM entries") == [(entry_id,) for entry_id in heard[0]]
 
 
-async def test_work_that_goes_on_without_its_caller_tells_the_log_how_it_ended(database: Database, path: Path) -> None:
+async def test_work_that_goes_on_without_its_caller_tells_the_log_how_it_ended(database: Database, path: Place) -> None:
     ledger = database.ledger
 
     def changes_its_mind(transactions: Transactions) -> None:
+        transactions.post([entry("r1")])
         raise LookupError("changed its mind")
 
     with capture_logs() as logs:
@@ -243,7 +253,7 @@ async def test_work_that_goes_on_without_its_caller_tells_the_log_how_it_ended(d
     assert "changed its mind" in late[0]["error"]
 
 
-async def test_a_caller_that_leaves_does_not_end_its_work(database: Database, path: Path) -> None:
+async def test_a_caller_that_leaves_does_not_end_its_work(database: Database, path: Place) -> None:
     ledger = database.ledger
     post = ledger.run(lambda transactions: transactions.post([entry("r1")]), is_patient=True)
     caller = spawn(ledger.to_its_end(post, "post"), "caller")
@@ -255,7 +265,7 @@ async def test_a_caller_that_leaves_does_not_end_its_work(database: Database, pa
     assert count(path, "entries") == 1
 
 
-async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, path: Path) -> None:
+async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, path: Place) -> None:
     await database.ledger.hold(hold("r1"))
     settle = spawn(database.ledger.settle("r1", [entry("r1")]), "settle")
     await asyncio.sleep(0)
@@ -266,7 +276,9 @@ async def test_a_cancelled_settle_is_booked_all_the_same(database: Database, pat
     assert count(path, "entries") == 1
 
 
-async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_a_full_disk_gives_up_the_ballast_and_takes_it_back(database: Database, path: Place) -> None:
+    assert isinstance(path, Path)
     ballast = path.parent / "ballast"
     assert ballast.stat().st_size >= 2**20
 
@@ -305,12 +317,24 @@ POISON_ENTRY: dict[str, dict[str, Any]] = {
     "a float": {"cost_nano_usd": 1.5},
     "above 64 bits": {"cost_nano_usd": 2**63},
     "no number": {"latency_ms": "fast"},
-    "booked already": {"attribution": entry("first").attribution},
 }
+BOOKED_ALREADY = {"attribution": entry("first").attribution}
+"""A file has a unique index on calls. PostgreSQL cannot: that a call is booked once is known by its hold alone."""
 
 
-@pytest.mark.parametrize("changes", POISON_ENTRY.values(), ids=POISON_ENTRY)
-async def test_a_bad_entry_fails_alone(database: Database, path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("store", "changes"),
+    [
+        *(
+            pytest.param(store, changes, id=f"{store}-{name}")
+            for store in BOTH
+            for name, changes in POISON_ENTRY.items()
+        ),
+        pytest.param("sqlite", BOOKED_ALREADY, id="sqlite-booked already"),
+    ],
+    indirect=["store"],
+)
+async def test_a_bad_entry_fails_alone(database: Database, path: Place, changes: dict[str, Any]) -> None:
     await call(database, "first")
     ids = [f"r{n}" for n in range(20)]
     await asyncio.gather(*(database.ledger.hold(hold(each)) for each in ids))
@@ -333,7 +357,7 @@ async def test_a_bad_entry_fails_alone(database: Database, path: Path, changes: 
 
 
 @pytest.mark.parametrize("fields", POISON.values(), ids=POISON)
-async def test_a_bad_hold_fails_alone(database: Database, path: Path, fields: dict[str, Any]) -> None:
+async def test_a_bad_hold_fails_alone(database: Database, path: Place, fields: dict[str, Any]) -> None:
     results = await asyncio.gather(
         database.ledger.hold(hold("good")),
         database.ledger.hold(hold("bad", **fields)),
@@ -344,12 +368,8 @@ async def test_a_bad_hold_fails_alone(database: Database, path: Path, fields: di
     assert {row[0] for row in rows(path, "SELECT id FROM holds")} == {"good", "fine"}
 
 
-async def test_a_row_a_trigger_refuses_fails_alone(database: Database, path: Path) -> None:
-    change(
-        path,
-        "CREATE TRIGGER refuse BEFORE INSERT ON entries WHEN NEW.feature = 'bad' "
-        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
-    )
+async def test_a_row_a_trigger_refuses_fails_alone(database: Database, path: Place) -> None:
+    refuse_entries(path, "NEW.feature = 'bad'")
     results = await asyncio.gather(
         *(call(database, f"r{n}", feature="bad" if n == 3 else "good") for n in range(8)), return_exceptions=True
     )
@@ -360,7 +380,7 @@ async def test_a_row_a_trigger_refuses_fails_alone(database: Database, path: Pat
 # Other writes
 
 
-async def test_statements_are_written_together_or_not_at_all(database: Database, path: Path) -> None:
+async def test_statements_are_written_together_or_not_at_all(database: Database, path: Place) -> None:
     first = insert(creators).values(id="acme", **CREATOR).returning(*creators.c)
     renamed = update(creators).where(creators.c.id == "acme").values(name="Acme")
     made, nothing = await database.write(first, renamed)
@@ -382,7 +402,7 @@ async def test_a_reference_to_nothing_is_a_conflict(database: Database) -> None:
     assert database.ledger.is_ready
 
 
-async def test_a_task_that_raises_leaves_nothing(database: Database, path: Path) -> None:
+async def test_a_task_that_raises_leaves_nothing(database: Database, path: Place) -> None:
     def task(transactions: Transactions) -> None:
         transactions.post([entry("r1")])
         raise LookupError("changed its mind")
@@ -395,7 +415,8 @@ async def test_a_task_that_raises_leaves_nothing(database: Database, path: Path)
     assert rows(path, "SELECT sum(calls) FROM usage_daily") == [(1,)]
 
 
-async def test_entries_without_a_hold_are_posted_once(database: Database, path: Path) -> None:
+@pytest.mark.sqlite_only
+async def test_entries_without_a_hold_are_posted_once(database: Database, path: Place) -> None:
     hit = entry("hit", changes={"cached": True, "cost_nano_usd": 0, "charge_nano_usd": 0, "payer_amount": 0})
     (first,) = await database.ledger.post([hit])
     with pytest.raises(Conflict):
@@ -404,8 +425,9 @@ async def test_entries_without_a_hold_are_posted_once(database: Database, path: 
     assert rows(path, "SELECT id, corrects FROM entries ORDER BY id") == [(first, None), (refund, first)]
 
 
-async def test_refusals_are_counted_by_creator_day_and_reason(path: Path) -> None:
-    database = await Database.open(path)
+async def test_refusals_are_counted_by_creator_day_and_reason(prepared: Place) -> None:
+    path = prepared
+    database = await opened(path)
     for creator, reason in [("acme", "rate_limit"), ("acme", "rate_limit"), ("acme", "quota"), ("zeta", "quota")]:
         database.ledger.count_refusal(creator, reason)
     await database.close()
@@ -417,7 +439,7 @@ async def test_refusals_are_counted_by_creator_day_and_reason(path: Path) -> Non
     ]
 
 
-async def test_refusals_survive_a_failing_store(database: Database, path: Path) -> None:
+async def test_refusals_survive_a_failing_store(database: Database, path: Place) -> None:
     await be_hasty(database)
     database.ledger.count_refusal("acme", "quota")
     with locked(path):
@@ -431,7 +453,7 @@ async def test_refusals_survive_a_failing_store(database: Database, path: Path) 
     assert (await database.fetch_one(select(func.sum(refusals_daily.c.count).label("n")))) == {"n": 2}
 
 
-async def test_a_refusal_written_late_is_counted_once(database: Database, path: Path) -> None:
+async def test_a_refusal_written_late_is_counted_once(database: Database, path: Place) -> None:
     database.ledger.count_refusal("acme", "quota")
     with locked(path):
         async with asyncio.timeout(10):
@@ -442,7 +464,7 @@ async def test_a_refusal_written_late_is_counted_once(database: Database, path: 
     assert rows(path, "SELECT reason, count FROM refusals_daily") == [("quota", 1)]
 
 
-async def test_close_commits_what_is_queued_and_refuses_what_comes_later(database: Database, path: Path) -> None:
+async def test_close_commits_what_is_queued_and_refuses_what_comes_later(database: Database, path: Place) -> None:
     await asyncio.gather(*(database.ledger.hold(hold(f"r{n}")) for n in range(50)))
     settles = [spawn(database.ledger.settle(f"r{n}", [entry(f"r{n}")]), "settle") for n in range(50)]
     await asyncio.sleep(0)

@@ -110,8 +110,9 @@ async def _name_of(sending: Any) -> str:
 def start() -> dict[str, Any]:
     """Everything `gateway serve` brings to life, with an active model that is served through the library."""
     began = time.monotonic()
-    from gateway.app import build_app, open_services
+    from gateway.app import build_app
     from gateway.config import load_settings
+    from gateway.services import open_services
 
     folder = Path(tempfile.mkdtemp())
     catalog = folder / "pricing.toml"

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -301,7 +302,15 @@ class Gateway:
             ("the provider key", self.provider_key),
             ("prompt text", PROMPT_CANARY),
             *secrets,
+            *self._passwords(),
         ]
+
+    def _passwords(self) -> list[tuple[str, str]]:
+        """Those in the addresses of the servers that it uses."""
+        found = (
+            (name, urlsplit(str(value)).password) for name, value in self._settings.items() if name.endswith("_URL")
+        )
+        return [(f"the password of {name}", password) for name, password in found if password]
 
     def stored(self) -> list[tuple[str, bytes]]:
         """The database files, byte by byte."""

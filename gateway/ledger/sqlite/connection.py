@@ -45,6 +45,10 @@ class SqliteConnection:
     def dialect(self) -> Dialect:
         return SQLITE
 
+    @property
+    def epoch(self) -> None:
+        return None
+
     def begin(self, *, is_durable: bool) -> None:
         if is_durable is not self._is_full_sync:
             self.raw.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}").close()
@@ -53,6 +57,13 @@ class SqliteConnection:
 
     def commit(self) -> None:
         self.raw.execute("COMMIT")
+
+    def receipt(self) -> str:
+        """A commit to a file is never in doubt."""
+        return ""
+
+    def was_committed(self, receipt: str) -> bool:
+        return False
 
     def rollback(self) -> None:
         if self.raw.in_transaction:
@@ -136,6 +147,8 @@ def _texts(many: ManyRows) -> Sequence[str]:
     if many.key:
         added = {name: many.table.c[name] + one.excluded[name] for name in many.sums}
         one = one.on_conflict_do_update(index_elements=list(many.key), set_=added)
+    elif many.is_kept:
+        one = one.on_conflict_do_nothing()
     # To be able to undo only this statement, SQLite would copy each page it changes to a journal beforehand.
     sql = compile_statement(one.prefix_with("OR ROLLBACK"), SQLITE).sql
     one_row = f"({', '.join('?' * len(many.columns))})"

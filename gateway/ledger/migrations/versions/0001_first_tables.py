@@ -2,6 +2,10 @@
 
 A migration is what was done once: it names its columns itself and takes nothing from `gateway.ledger.schema`, which
 goes on changing. A test compares the two.
+
+On PostgreSQL entries are partitioned by id, which begins with the instant of posting, and have no unique (request_id,
+attempt), which would have to contain the id: that a call is booked once is known by its hold, which one transaction alone
+can delete. Texts are compared byte by byte there, as SQLite and Python do, whatever the language of the database.
 """
 
 from collections.abc import Iterable
@@ -17,6 +21,7 @@ depends_on = None
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _FLAG = sa.Boolean(create_constraint=False).with_variant(sa.Integer(), "sqlite")
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 _ATTRIBUTION = (
     "account_id creator key_id feature agent tags metadata endpoint requested_model client_request_id".split()
@@ -112,8 +117,16 @@ def _calls() -> None:
         _number("created_at"),
         _text("corrects", nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_entries"),
-        sa.UniqueConstraint("request_id", "attempt", name="uq_entries_request_id_attempt"),
+        *(
+            []
+            if _is_postgres()
+            else [sa.UniqueConstraint("request_id", "attempt", name="uq_entries_request_id_attempt")]
+        ),
+        postgresql_partition_by="RANGE (id)",
     )
+    if _is_postgres():
+        op.execute("CREATE TABLE entries_other PARTITION OF entries DEFAULT")
+        op.create_index("ix_entries_request_id", "entries", ["request_id"])
     op.create_index("ix_entries_creator_id", "entries", ["creator", "id"])
 
 
@@ -150,7 +163,7 @@ def _sums() -> None:
 
 
 def _never_changed(table: str, reason: str) -> None:
-    if op.get_bind().dialect.name == "sqlite":
+    if not _is_postgres():
         for action in ("update", "delete"):
             op.execute(
                 f"CREATE TRIGGER {table}_no_{action} BEFORE {action.upper()} ON {table} "
@@ -159,20 +172,30 @@ def _never_changed(table: str, reason: str) -> None:
         return
     op.execute(
         f"CREATE FUNCTION {table}_never_changed() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{reason}'; END $$"
+        f"$$ BEGIN RAISE EXCEPTION '{reason}' USING ERRCODE = 'integrity_constraint_violation'; END $$"
     )
+    # Partitions made later have the first of these too, but not the other: whoever makes one makes it.
     op.execute(
-        f"CREATE TRIGGER {table}_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_never_changed()"
+        f"CREATE TRIGGER {table}_never_changed BEFORE UPDATE OR DELETE ON {table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {table}_never_changed()"
     )
+    for each in (table, f"{table}_other"):
+        op.execute(
+            f"CREATE TRIGGER {table}_never_truncated BEFORE TRUNCATE ON {each} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_never_changed()"
+        )
 
 
-def _create(name: str, *parts: Any) -> None:
-    op.create_table(name, *parts, sqlite_strict=True, sqlite_with_rowid=False)
+def _is_postgres() -> bool:
+    return op.get_context().dialect.name == "postgresql"
+
+
+def _create(name: str, *parts: Any, **options: Any) -> None:
+    op.create_table(name, *parts, sqlite_strict=True, sqlite_with_rowid=False, **options)
 
 
 def _text(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text(), nullable=nullable, server_default=default)
+    return sa.Column(name, _TEXT, nullable=nullable, server_default=default)
 
 
 def _number(name: str, *, nullable: bool = False) -> sa.Column[Any]:

@@ -16,6 +16,7 @@ branch_labels = None
 depends_on = None
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _IS_CREDITS = "payer IN ('credits', 'promo_credits')"
 
 # Keys that were rotated before: the last key of a chain counts on its first one's counters, and so does each between.
@@ -75,7 +76,7 @@ def _create(name: str, *parts: Any) -> None:
 
 
 def _text(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text(), nullable=nullable, server_default=default)
+    return sa.Column(name, _TEXT, nullable=nullable, server_default=default)
 
 
 def _number(name: str, *, nullable: bool = False) -> sa.Column[Any]:

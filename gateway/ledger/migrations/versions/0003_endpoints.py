@@ -15,6 +15,7 @@ branch_labels = None
 depends_on = None
 
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _FLAG = sa.Boolean().with_variant(sa.Integer(), "sqlite")
 
 
@@ -84,7 +85,7 @@ def _create(name: str, *parts: Any) -> None:
 
 
 def _text(name: str, *, default: str | None = None) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text(), nullable=False, server_default=default)
+    return sa.Column(name, _TEXT, nullable=False, server_default=default)
 
 
 def _number(name: str) -> sa.Column[Any]:

@@ -1,0 +1,66 @@
+"""What a gateway does by the clock, beside its calls: ends what is overdue, books what died, removes what expired."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateway.counters.base import CounterStore
+from gateway.ledger.orphans import book_orphans
+
+if TYPE_CHECKING:
+    from gateway.services import Services
+
+__all__ = ["give_back", "remove_expired", "tidy", "watch"]
+
+_log = structlog.get_logger()
+
+_WATCH_EVERY_S = 1.0
+_EXPIRE_EVERY_S = 60
+
+
+async def give_back(counters: CounterStore, dead: Sequence[Mapping[str, Any]]) -> None:
+    """Tell the counters what calls took that `book_orphans` has booked, and the log that there were any."""
+    for call in dead:
+        await counters.settle(call["request_id"], call["actuals"], account_id=call["creator"])
+    if dead:
+        _log.warning("orphaned_holds_booked", count=len(dead), note="calls a crash cut off; see outcome=crashed")
+
+
+async def watch(services: "Services") -> None:
+    """Once a second: calls past their deadline, and now and then holds whose call is gone."""
+    sweep_every = max(1, int(services.settings.hold_timeout_s / 4))
+    turn = 0
+    while True:
+        await asyncio.sleep(_WATCH_EVERY_S)
+        turn += 1
+        try:
+            services.calls.interrupt_overdue()
+            if turn % sweep_every == 0:
+                dead = await book_orphans(
+                    services.database,
+                    older_than_s=services.settings.hold_timeout_s,
+                    is_alive=services.calls.__contains__,
+                )
+                await give_back(services.counters, dead)
+        except Exception:
+            # A store in trouble now must not mean that nobody watches later.
+            _log.exception("watch_failed")
+
+
+async def tidy(services: "Services") -> None:
+    """Once a minute, apart from `watch`, which must not wait for a slow disk."""
+    while True:
+        await asyncio.sleep(_EXPIRE_EVERY_S)
+        await remove_expired(services)
+
+
+async def remove_expired(services: "Services") -> None:
+    cache, notices = services.cache, services.lookout.notices
+    for remove in (services.credits.expire_due, services.idempotency.purge, cache.sweep, notices.purge):
+        try:
+            await remove()
+        except Exception:
+            # The others are not to grow without bound because one of them is in trouble.
+            _log.exception("expiry_failed", of=remove.__qualname__)

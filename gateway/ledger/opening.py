@@ -1,0 +1,56 @@
+"""The database that the settings name: a file of SQLite, or PostgreSQL, which is imported only where it is named."""
+
+from typing import TYPE_CHECKING
+
+from gateway.errors import ConfigError
+from gateway.ledger.database import Database
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.ledger.verify import Report
+
+__all__ = ["open_database", "open_database_read_only", "verify_database"]
+
+
+async def open_database(settings: "Settings", *, instance_id: str) -> Database:
+    """For reading and writing; makes and upgrades its tables where needed. Raises `ConfigError`."""
+    url = settings.postgres_url
+    if url is None:
+        return await Database.open(settings.database_path, settings=settings, instance_id=instance_id)
+    _require_postgres()
+    from gateway.ledger.postgres.opening import open_postgres
+
+    return await open_postgres(url, settings=settings, instance_id=instance_id)
+
+
+async def open_database_read_only(settings: "Settings") -> Database:
+    """For reading beside a running gateway, or without one. Raises `ConfigError`."""
+    url = settings.postgres_url
+    if url is None:
+        return await Database.open_read_only(settings.database_path)
+    _require_postgres()
+    from gateway.ledger.postgres.opening import open_postgres_read_only
+
+    return await open_postgres_read_only(url)
+
+
+def verify_database(settings: "Settings") -> "Report":
+    """Raises `ConfigError`, and `StoreError` when the database cannot be read."""
+    url = settings.postgres_url
+    if url is None:
+        from gateway.ledger.verify import verify
+
+        return verify(settings.database_path)
+    _require_postgres()
+    from gateway.ledger.postgres.opening import verify_postgres
+
+    return verify_postgres(url)
+
+
+def _require_postgres() -> None:
+    try:
+        import asyncpg  # type: ignore[import-untyped] # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            "GATEWAY_DATABASE_URL names PostgreSQL, which needs the extra `postgres`: pip install llm-gateway[postgres]"
+        ) from None

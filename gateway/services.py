@@ -1,0 +1,380 @@
+"""The parts the gateway is made of, brought to life in the order they need each other.
+
+What a crash left behind is booked before anybody calls. Nothing else picks a backend.
+"""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+
+from gateway.accounts import Accounts
+from gateway.addresses import Networks, trusted_networks
+from gateway.admission import Admission
+from gateway.assets.library import AssetBounds, Library
+from gateway.assets.links import AssetLinks, public_base_url
+from gateway.assets.opening import open_asset_store
+from gateway.auth import AdminAuthenticator, Authenticator
+from gateway.booking import Booking
+from gateway.cache.responses import ResponseCache
+from gateway.cache.sqlite import SqliteCache
+from gateway.calls import Calls
+from gateway.catalog import Catalog, Price, ProviderRow
+from gateway.config import Settings, provider_key
+from gateway.counters.base import Counters, CounterSeeds
+from gateway.counters.opening import open_counters
+from gateway.counters.rebuild import rebuild_counters
+from gateway.counters.window_seeds import seed_new_windows, windows_added
+from gateway.credits import Credits
+from gateway.housekeeping import give_back, tidy, watch
+from gateway.idempotency import Idempotency
+from gateway.kept_images import KeptImages
+from gateway.ledger.counted import ended_among
+from gateway.ledger.database import Database
+from gateway.ledger.expiry import expire_credits
+from gateway.ledger.opening import open_database
+from gateway.ledger.orphans import book_orphans
+from gateway.live import Changes, Live
+from gateway.lookout import Lookout
+from gateway.metrics import Metrics
+from gateway.notices.signals import Signals
+from gateway.pipeline import Pipeline
+from gateway.providers.anthropic import Anthropic
+from gateway.providers.base import Provider
+from gateway.providers.fal import Fal
+from gateway.providers.gemini import Gemini
+from gateway.providers.litellm_adapter import LiteLlm, require_library
+from gateway.providers.mock import MockProvider
+from gateway.providers.openai_compatible import OpenAICompatible
+from gateway.repeats import Repeats
+from gateway.responses.state import ResponseStore
+from gateway.routing import Deployments
+from gateway.schema_checker import SchemaChecker
+from gateway.sealing import Sealer
+from gateway.secrets import Secrets, load_secrets
+from gateway.tasks import spawn
+from policies.types import Plan
+
+_log = structlog.get_logger()
+
+DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
+    "anthropic": Anthropic,
+    "fal": Fal,
+    "gemini": Gemini,
+    "litellm": LiteLlm,
+    "mock": MockProvider,
+    "openai": OpenAICompatible,
+}
+"""A provider is one module and one line here."""
+
+_CACHE_FILE = "cache.db"
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything with the lifetime of the process."""
+
+    settings: Settings
+    live: Live
+    database: Database
+    counters: Counters
+    accounts: Accounts
+    credits: Credits
+    authenticator: Authenticator
+    admin_authenticator: AdminAuthenticator
+    trusted_proxies: Networks
+    calls: Calls
+    metrics: Metrics
+    deployments: Deployments
+    admission: Admission
+    pipeline: Pipeline
+    providers: Mapping[str, Provider]
+    provider_keys: Mapping[str, str]
+    kept_images: KeptImages
+    response_store: ResponseStore
+    cache: ResponseCache
+    idempotency: Idempotency
+    lookout: Lookout
+    clock: Clock
+
+    @property
+    def catalog(self) -> Catalog:
+        """As it stands now: a reload replaces it."""
+        return self.live.catalog
+
+    async def reload(self) -> Changes:
+        """Read plans and catalog again; what differs counts on the next call. Raises `ConfigError`, changing nothing."""
+        changes = await self.live.reload(
+            record_prices=self.database.record_prices,
+            plans_in_use=self.accounts.plans_in_use,
+            before_swap=self._seed_added_windows,
+        )
+        self.authenticator.invalidate()
+        _log.info("reloaded", **changes.to_json())
+        return changes
+
+    async def _seed_added_windows(self, plans: Mapping[str, Plan]) -> None:
+        """Windows that no plan had before begin with what was used already."""
+        added = windows_added(self.live.plans.values(), plans.values())
+        await seed_new_windows(self.counters, self.database, fields=added, now=self.clock())
+
+    def readiness(self) -> dict[str, str]:
+        """Each dependency by name: `ok`, or what is wrong."""
+        return {
+            "database": "ok" if self.database.ledger.is_ready else "the ledger cannot be written",
+            "counters": "ok" if self.counters.is_available else "the counters cannot be reached",
+            "gateway": "draining" if self.calls.is_draining else "ok",
+        }
+
+    def is_ready(self) -> bool:
+        """Whether calls are taken. A provider in trouble does not end that: other models may be well."""
+        return all(state == "ok" for state in self.readiness().values())
+
+    def state(self) -> dict[str, Any]:
+        """What handlers find in `request.app.state`."""
+        return {
+            "settings": self.settings,
+            "live": self.live,
+            "plans": self.live.plans,
+            "database": self.database,
+            "counters": self.counters,
+            "accounts": self.accounts,
+            "credits": self.credits,
+            "admission": self.admission,
+            "window_headers": self.admission.window_headers,
+            "calls": self.calls,
+            "trusted_proxies": self.trusted_proxies,
+            "clock": self.clock,
+            "reload": self.reload,
+            "authenticator": self.authenticator,
+            "admin_authenticator": self.admin_authenticator,
+            "metrics": self.metrics,
+            "readiness": self.readiness,
+            "deployments": self.deployments,
+            "providers": self.providers,
+            "provider_keys": self.provider_keys,
+            "kept_images": self.kept_images,
+            "response_store": self.response_store,
+            "cache": self.cache,
+            "notices": self.lookout.notices,
+            "notice_delivery": self.lookout.delivery,
+        }
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterator[Services]:
+    """The parts, alive as long as the context is entered. Raises `ConfigError`. Opens no network connection.
+
+    `clock` says when calls are admitted; tests set it.
+    """
+    # Asked several times a call: the plain clock costs a tenth of one made from an instant.
+    wall_clock: Callable[[], float] = time.time if clock is utc_now else lambda: clock().timestamp()
+    live = Live(settings.pricing_file, settings.plans_file, provider_key)
+    trusted_proxies = trusted_networks(settings.trusted_proxies)
+    secrets = load_secrets(settings)
+    async with AsyncExitStack() as stack:
+        # The embedded store has one process: every hold that is open now belongs to one that died.
+        instance_id = uuid.uuid4().hex
+        database = await open_database(settings, instance_id=instance_id)
+        stack.push_async_callback(database.close)
+        dead = await book_orphans(database)
+        await database.record_prices(live.catalog.prices())
+        await expire_credits(database, clock(), late_holds_s=0)  # nothing is in flight yet
+
+        async def rebuild(seeds: CounterSeeds) -> None:
+            await rebuild_counters(seeds, database, plans=live.plans, now=clock())
+
+        counters = await open_counters(
+            settings, rebuild, ended_among=partial(ended_among, database), wall_clock=wall_clock
+        )
+        stack.push_async_callback(counters.aclose)
+        await give_back(counters, dead)
+        authenticator = Authenticator(database, live.plans, secrets, wall_clock=wall_clock)
+        credit_book = Credits(
+            database,
+            lambda: live.credit_packages,
+            counters,
+            authenticator,
+            wall_clock=wall_clock,
+        )
+
+        async def seed_windows(fields: Collection[str], creators: Collection[str]) -> None:
+            await seed_new_windows(counters, database, fields=fields, creators=creators, now=clock())
+
+        require_library(live.catalog)
+        provider_objects, keys = await _open_providers(live.catalog, settings, stack)
+        kept_images = _open_kept_images(settings, secrets, database, wall_clock)
+        stack.push_async_callback(kept_images.close)
+        response_store = ResponseStore(database, wall_clock=wall_clock)
+        schema_checker = SchemaChecker()
+        stack.push_async_callback(schema_checker.close)
+        calls = Calls(settings.calls_max)
+        cache = _open_cache(settings, secrets, wall_clock)
+        stack.push_async_callback(cache.close)
+        idempotency = Idempotency(
+            database,
+            secrets,
+            ttl_s=settings.idempotency_ttl_s,
+            answer_bytes_max=settings.idempotency_answer_bytes_max,
+            bytes_max=settings.idempotency_bytes_max,
+            wall_clock=wall_clock,
+            is_alive=calls.__contains__,
+        )
+        services: Services
+        metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
+
+        async def record_price(model: str, price: Price) -> None:
+            await database.record_prices({model: price})
+
+        deployments = Deployments(
+            failures_max=settings.circuit_failures_max, open_s=settings.circuit_open_s, clock=time.monotonic
+        )
+        admission = Admission(
+            catalog=lambda: live.catalog,
+            providers=provider_objects,
+            deployments=deployments,
+            counters=counters,
+            ledger=database.ledger,
+            metrics=metrics,
+            record_price=record_price,
+            schema_checker=schema_checker,
+            attempts_max=settings.attempts_max,
+            is_observing=settings.policy_mode == "observe",
+            clock=clock,
+        )
+        signals = Signals()
+        booking = Booking(ledger=database.ledger, counters=counters, metrics=metrics, signals=signals)
+        repeats = Repeats(
+            cache=cache,
+            idempotency=idempotency,
+            admission=admission,
+            booking=booking,
+            metrics=metrics,
+            recorded_bytes_max=settings.answers_bytes_max,
+            wall_clock=wall_clock,
+        )
+        accounts = Accounts(
+            database,
+            live.plans,
+            secrets,
+            authenticator,
+            wall_clock=wall_clock,
+            seed_windows=seed_windows,
+            forget=(response_store.forget, kept_images.forget, idempotency.forget, cache.forget),
+        )
+        lookout = Lookout(
+            settings=settings,
+            secrets=secrets,
+            database=database,
+            counters=counters,
+            accounts=accounts,
+            authenticator=authenticator,
+            signals=signals,
+            wall_clock=wall_clock,
+        )
+        stack.push_async_callback(lookout.close)
+        services = Services(
+            settings=settings,
+            live=live,
+            database=database,
+            counters=counters,
+            accounts=accounts,
+            credits=credit_book,
+            authenticator=authenticator,
+            admin_authenticator=AdminAuthenticator(database, secrets, settings.admin_key),
+            trusted_proxies=trusted_proxies,
+            calls=calls,
+            metrics=metrics,
+            deployments=deployments,
+            admission=admission,
+            pipeline=Pipeline(
+                settings=settings,
+                admission=admission,
+                deployments=deployments,
+                provider_keys=keys,
+                authenticator=authenticator,
+                counters=counters,
+                ledger=database.ledger,
+                booking=booking,
+                cache=cache,
+                repeats=repeats,
+                signals=signals,
+                calls=calls,
+                metrics=metrics,
+                schema_checker=schema_checker,
+                trusted_proxies=trusted_proxies,
+            ),
+            providers=provider_objects,
+            provider_keys=keys,
+            kept_images=kept_images,
+            response_store=response_store,
+            cache=cache,
+            idempotency=idempotency,
+            lookout=lookout,
+            clock=clock,
+        )
+        if orphaned := await services.accounts.orphaned_plans():
+            _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
+        for work, name in ((watch(services), "watch-calls"), (tidy(services), "remove-what-expired")):
+            stack.callback(spawn(work, name).cancel)
+        lookout.start()
+        yield services
+
+
+async def _open_providers(
+    catalog: Catalog, settings: Settings, stack: AsyncExitStack
+) -> tuple[dict[str, Provider], dict[str, str]]:
+    providers: dict[str, Provider] = {}
+    keys: dict[str, str] = {}
+    for row in catalog.providers.values():
+        if row.dialect in DIALECTS:
+            keys[row.name] = (provider_key(row.api_key_env) if row.api_key_env else None) or ""
+            provider = providers[row.name] = DIALECTS[row.dialect](row, keys[row.name], settings)
+            stack.push_async_callback(provider.close)
+    return providers, keys
+
+
+def _open_kept_images(
+    settings: Settings, secrets: Secrets, database: Database, wall_clock: Callable[[], float]
+) -> KeptImages:
+    access, secret = settings.assets_s3_access_key, settings.assets_s3_secret_key
+    store = open_asset_store(
+        settings.assets_url,
+        settings.data_dir,
+        endpoint=settings.assets_s3_endpoint,
+        region=settings.assets_s3_region,
+        access_key=access.get_secret_value() if access else None,
+        secret_key=secret.get_secret_value() if secret else None,
+    )
+    bounds = AssetBounds(settings.asset_bytes_max, settings.creator_assets_bytes_max, settings.assets_bytes_max)
+    links = AssetLinks(
+        secrets.hasher("asset-links"),
+        public_base_url(settings.public_url, settings.host, settings.port),
+        ttl_s=settings.asset_url_ttl_s,
+    )
+    library = Library(database, store, bounds, wall_clock=wall_clock)
+    return KeptImages(database, library, links, keeps_history=settings.generation_history)
+
+
+def _open_cache(settings: Settings, secrets: Secrets, wall_clock: Callable[[], float]) -> ResponseCache:
+    store = None
+    if settings.cache_bytes_max:
+        sealer = Sealer(secrets, "cache-answers")
+        path = settings.data_dir / _CACHE_FILE
+        store = SqliteCache(path, sealer, bytes_max=settings.cache_bytes_max, wall_clock=wall_clock)
+    return ResponseCache(store, digest=secrets.hasher("cache-keys"), settings=settings, wall_clock=wall_clock)
+
+
+__all__ = ["DIALECTS", "Services", "open_services"]
