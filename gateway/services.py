@@ -175,7 +175,8 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncIterator[Services]:
-    """The parts, alive as long as the context is entered. Raises `ConfigError`. Opens no network connection.
+    """The parts, alive as long as the context is entered. Raises `ConfigError`. Connects to nobody but the stores that
+    the settings name.
 
     `clock` says when calls are admitted; tests set it.
     """

@@ -414,8 +414,8 @@ async def test_an_account_read_before_a_deletion_is_not_remembered_after_it(worl
     fetch_one = world.database.fetch_one
     deletions = []
 
-    async def overtaken(query):
-        row = await fetch_one(query)
+    async def overtaken(query, **options):
+        row = await fetch_one(query, **options)
         if row is not None and row.get("creator_id") == "alice" and not deletions:
             deletions.append(1)
             await world.accounts.delete_creator("alice")

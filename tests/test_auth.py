@@ -173,9 +173,9 @@ def count_reads(world: World, monkeypatch) -> list[object]:
     reads: list[object] = []
     fetch_one = world.database.fetch_one
 
-    async def counted(query):
+    async def counted(query, **options):
         reads.append(query)
-        return await fetch_one(query)
+        return await fetch_one(query, **options)
 
     monkeypatch.setattr(world.database, "fetch_one", counted)
     return reads
@@ -299,8 +299,8 @@ async def test_a_row_read_before_a_revocation_is_not_remembered_after_it(world, 
     fetch_one = world.database.fetch_one
     revocations = []
 
-    async def overtaken(query):
-        row = await fetch_one(query)
+    async def overtaken(query, **options):
+        row = await fetch_one(query, **options)
         if not revocations:
             revocations.append(await world.accounts.revoke_key(key["id"]))
         return row

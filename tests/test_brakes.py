@@ -177,7 +177,7 @@ async def test_a_key_read_before_a_pause_is_not_remembered_after_it(world, monke
     key = await world.new_key()
     fetch_all, paused = world.database.fetch_all, False
 
-    async def pausing_meanwhile(query):
+    async def pausing_meanwhile(query, **options):
         nonlocal paused
         if not paused:
             paused = True

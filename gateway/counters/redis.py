@@ -163,8 +163,24 @@ class RedisCounters:
         return answer_of(await self._in_epoch(ask), groups)
 
     async def adjust(self, key: str, units: int, *, resets_at: float | None = None) -> None:
-        until = "" if resets_at is None else str(microseconds(resets_at))
-        await self._write(BOOK, key, ("add", str(units), until, ""))
+        """As the contract says. What Redis cannot be told now, it is told by filling it from the ledger once more."""
+        if self._epochs.epoch is None and self._epochs.outdated():
+            return  # what fills the counters now may have read of it, or not
+        epoch, names = self._epochs.epoch or await self._epochs.current(), self._names
+        keys = names.holds(names.tag(key), epoch), names.counter(key, epoch)
+        args = "add", str(units), "" if resets_at is None else str(microseconds(resets_at)), ""
+        try:
+            reply = await self._call(BOOK, epoch, keys, *args)
+        except CountersUnavailable:
+            if self._epochs.outdated():
+                return
+            raise
+        if reply[0] != RETRY:
+            require_written(reply, key)
+            return
+        self._epochs.lost(epoch)
+        if not self._epochs.outdated():
+            await self._write(BOOK, key, args)
 
     async def read(self, limits: Iterable[Limit]) -> tuple[LimitState, ...]:
         limits = tuple(limits)

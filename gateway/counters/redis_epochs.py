@@ -135,6 +135,8 @@ class Epochs:
         self._has_rebuild_failed = False
         self._is_to_begin_anew = is_alone
         """What is counted is a former process's, which may have ended without a word of how its last calls did."""
+        self._is_outdated = False
+        """The ledger knows something that the counters were not told."""
         self._is_urgent = asyncio.Event()
         self._failures = 0
         self._clock_ahead_s = 0.0
@@ -185,6 +187,17 @@ class Epochs:
     def look(self) -> None:
         """Look at the server now, not only when it is time."""
         self._is_urgent.set()
+
+    def outdated(self) -> bool:
+        """Whether the counters will be filled again, because something in the ledger may not be among them, or be twice.
+
+        Not where nothing fills them.
+        """
+        if self._rebuild is None or self._watching is None:
+            return False
+        self._is_outdated = True
+        self.look()
+        return True
 
     def link_failed(self) -> None:
         """The link has closed: waiting callers are told, and the server is looked at until it is there again."""
@@ -243,7 +256,7 @@ class Epochs:
             return _LOOK_AGAIN_S
         clock_ahead_s = seen.clock_s - time.monotonic()
         has_stepped = self._epoch is not None and abs(clock_ahead_s - self._clock_ahead_s) > _CLOCK_STEP_MAX_S
-        if seen.epoch is None or has_stepped or self._is_to_begin_anew or not seen.is_sound():
+        if seen.epoch is None or has_stepped or not seen.is_sound() or self._is_to_begin_anew or self._is_outdated:
             self._freeze()
             self._link.open()
             await self._make_epoch(seen)
@@ -336,6 +349,7 @@ class Epochs:
         if not await self._eval(_LOCK, (names.rebuild, names.epoch), epoch, _LOCK_MS):
             return
         _log.warning("counters_rebuild_started", epoch=epoch, former=seen.epoch or "")
+        self._is_outdated = False  # as of now: nothing has been read yet
         started_at = time.monotonic()
         renewing = spawn(self._renew(epoch), "counters_rebuild_lock")
         try:
@@ -348,6 +362,7 @@ class Epochs:
                 raise unavailable("another process has begun to fill it")
         except BaseException:
             renewing.cancel()
+            self._is_outdated = True
             await self._unlock(epoch)
             raise
         renewing.cancel()

@@ -36,7 +36,10 @@ _ANSWER_TIMEOUT_S = 8.0
 """Longer, so that a server that still answers can say what was wrong."""
 _OTHER_ENDS_WITHIN_S = 5.0
 _LOOK_AGAIN_S = 0.1
-_BEGIN = {True: "BEGIN", False: "BEGIN; SET LOCAL synchronous_commit TO off"}
+_BEGIN = {
+    True: "BEGIN; SET LOCAL synchronous_commit TO on",  # whatever the server's default is
+    False: "BEGIN; SET LOCAL synchronous_commit TO off",
+}
 _END_PREDECESSOR = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()"

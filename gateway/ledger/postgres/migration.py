@@ -45,7 +45,7 @@ async def require_current(link: Link) -> None:
     if version is None:
         raise ConfigError("the database has no tables yet: start `gateway serve` once")
     if version != HEAD:
-        raise ConfigError("the database is older than this gateway: run `gateway db upgrade`, or start it once")
+        raise ConfigError("the database is older than this gateway: start it once")
 
 
 async def migrate(url: str) -> bool:
