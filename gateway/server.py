@@ -60,6 +60,7 @@ async def _serve(settings: Settings) -> None:
             _on_signals(_Drain(services, front))
             _reload_on_hangup(services)
             _tune_interpreter()
+            services.lookout.start()  # of a server alone: a command that opens the services for a moment tells nobody
             async with _control_socket(settings, build_control_app(services)):
                 _log.info("serving", base_url=base_url, port=listener.getsockname()[1], models=_active_models(services))
                 await front.serve(sockets=[listener])

@@ -330,7 +330,6 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
         for work, name in ((watch(services), "watch-calls"), (tidy(services), "remove-what-expired")):
             stack.callback(spawn(work, name).cancel)
-        lookout.start()
         yield services
 
 

@@ -33,6 +33,7 @@ async def test_a_store_in_trouble_keeps_nothing_else_from_expiring(gateway: Cloc
 
 async def test_nobody_looks_any_more_once_the_lookout_is_closed(gateway: ClockedGateway) -> None:
     """What it uses is closed next."""
+    gateway.services.lookout.start()
     lookers = [task for task in asyncio.all_tasks() if task.get_name() == "look-for-notices"]
     assert [task.done() for task in lookers] == [False]
     async with asyncio.timeout(HANG_S):

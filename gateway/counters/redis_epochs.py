@@ -11,6 +11,9 @@ jumped. Whichever it is, in every process:
 4. after a moment long enough for that, the one fills the new epoch from the ledger and restores those holds;
 5. it makes the epoch the one that counts, with the server it was made on; callers go on, in it.
 
+The same is done where the ledger knows something that the counters could not be told (a refund), and at the start of a
+process that is alone: what the last one counted may lack how its last calls ended.
+
 A process that comes too late for 3 restores its own holds when it sees the new epoch. One that dies in between loses the
 lock, and the next begins anew. An epoch is replaced like that after half a year too, long before what it counts expires.
 """
@@ -377,6 +380,7 @@ class Epochs:
         seeds = self._seeds(epoch, guard=self._names.rebuild, hold_ids=frozenset(map(bytes.decode, holds)))
         if self._rebuild is not None:
             await self._rebuild(seeds)
+            await seeds.flush()  # commands on several connections overtake each other, and a figure set erases a hold
         for hold_id, (keys, args, is_ending) in holds.items():
             ended = seeds.told_ended
             if is_ending if ended is None else hold_id.decode() in ended:

@@ -60,6 +60,7 @@ async def fill_beside_calls(
     for _ in range(_READINGS_MAX):
         before = ended
         await fill(seeds)
+        await seeds.flush()  # the next reading must not be overtaken by this one
         ended = await ended_among(seeds.hold_ids)
         seeds.ended(before)
         if ended == before:

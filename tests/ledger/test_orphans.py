@@ -94,7 +94,8 @@ async def test_only_the_holds_of_one_process_when_asked_for(database: Database, 
 
 
 @pytest.mark.parametrize("holds", [1_000, 2_500])
-async def test_many_holds_are_booked_in_slices(database: Database, path: Place, holds: int) -> None:
+async def test_many_holds_are_booked_in_slices(patient_database: Database, path: Place, holds: int) -> None:
+    database = patient_database
     await database.ledger.hold(hold("r"))
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {holds - 1})"
     others = ", ".join(HOLD_COLUMNS[1:])
