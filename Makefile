@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 
-.PHONY: setup run test check format soak bench lock lock-clients lock-servers clean
+.PHONY: setup run test coverage check format soak bench lock lock-clients lock-servers clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ run: setup
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.run $(PYTEST_ARGS)
+
+# The same, counting the lines that ran.
+coverage: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.run --coverage $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
