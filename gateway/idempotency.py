@@ -166,12 +166,9 @@ class Idempotency:
 
     async def _make_room(self) -> None:
         try:
-            known = self._known_bytes()
-            while known > self._bytes_max:
+            # Whatever is there when it looks goes; what came meanwhile is looked at again.
+            while self._known_bytes() > self._bytes_max:
                 await self.purge()
-                before, known = known, self._known_bytes()
-                if known >= before:  # more comes than goes: the next answer asks again
-                    break
         finally:
             self._is_purging = False
 
