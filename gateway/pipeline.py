@@ -5,8 +5,9 @@
 3. resolve the model                     7. relay, the stream's terminal event held back
 4. estimate the worst case               8. meter, settle (durable), and only then send the last byte
 
-A call that was answered before may end between 4 and 5 (`gateway.repeats`). Up to step 5 nothing is owed and errors simply leave. From the hold on, `Booking.end` runs exactly once for each call, whatever
-happens: it books the entry, ends the hold and corrects the counters. What the client still has to be told comes after.
+A call that was answered before may end between 4 and 5 (`gateway.repeats`). Up to step 5 nothing is owed and errors simply
+leave. From the hold on, `Booking.end` runs exactly once for each call, whatever happens: it books the entry, ends the hold
+and corrects the counters. What the client still has to be told comes after.
 """
 
 import asyncio

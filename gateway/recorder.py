@@ -37,7 +37,6 @@ class Recorder:
         "_room",
         "_size",
         "headers",
-        "is_cut",
         "status",
     )
 
@@ -61,8 +60,6 @@ class Recorder:
         self._is_whole = True
         self.status = 0
         self.headers: list[Header] = []
-        self.is_cut = False
-        """The connection was cut to tell that the answer is not complete."""
 
     @property
     def body(self) -> bytes | None:
@@ -108,7 +105,6 @@ class Recorder:
             self._inner.on_gone(callback)
 
     def abort(self) -> None:
-        self.is_cut = True
         self._inner.abort()
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from gateway.cache.base import CachedAnswer
 from gateway.cache.responses import ResponseCache
 from gateway.calls import Call
 from gateway.errors import GatewayError, RequestError
-from gateway.idempotency import Idempotency, KeptAnswer
+from gateway.idempotency import Claim, Idempotency, KeptAnswer
 from gateway.ledger.faults import Conflict
 from gateway.logs import log_request
 from gateway.metering import Ending
@@ -175,15 +175,14 @@ class Repeats:
             room=self._room,
             bytes_max=max(bounds),
             outlives_client=call.claim is not None,
-            before_end=self._keeper(call),
+            before_end=None if call.claim is None else self._keeper(call, call.claim),
         )
         return call.recorder
 
-    def _keeper(self, call: Call) -> Callable[[Recorder], Awaitable[None]]:
+    def _keeper(self, call: Call, claim: Claim) -> Callable[[Recorder], Awaitable[None]]:
         async def keep(recorder: Recorder) -> None:
-            claim = call.claim
             # Before the hold nothing is reserved; and what cost nothing and failed may be tried anew.
-            if claim is None or claim.is_freed or not call.is_ended:
+            if claim.is_freed or not call.is_ended:
                 return
             await self._idempotency.keep(claim, recorder.status, recorder.headers, recorder.body)
 

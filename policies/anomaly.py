@@ -6,10 +6,10 @@ unusual when its value is above
     max(floor, often, median + factor x max(1.4826 x deviation, median / 10))
 
 `often` is what one hour in twenty is above: where most hours are quiet and some are busy, as they are every day, the busy
-ones are no accident. 1.4826 makes the deviation of normally distributed values their standard deviation. A tenth of the median stands in where
-nearly every hour was the same, and the floor keeps small numbers from crying wolf. Integers only: the sum is made in
-millionths and rounded down, which changes no judgement, as a whole number is above it if and only if it is above the
-whole part of it.
+ones are no accident. 1.4826 makes the deviation of normally distributed values their standard deviation. A tenth of the
+median stands in where nearly every hour was the same, and the floor keeps small numbers from crying wolf. Integers only:
+the sum is made in millionths and rounded down, which changes no judgement, as a whole number is above it if and only if it
+is above the whole part of it.
 """
 
 from collections.abc import Iterable, Sequence

@@ -13,7 +13,6 @@ and npm of this machine are configured for; locks hold hashes and no host.
 import fcntl
 import hashlib
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.rig.environment import REPOSITORY, inherited
+from tests.bringing import NotMade, are_chosen, run
+from tests.rig.environment import REPOSITORY
 
 HERE = Path(__file__).resolve().parent
 _USERS = (HERE, HERE.parent / "litellm")
@@ -30,13 +30,8 @@ ROOT = REPOSITORY / ".venv-clients"
 COMMAND = "python -m tests.clients.environments"
 
 _AT_ONCE = 2
-_WITHIN_S = 900.0
 _NODE = "node"
 _NPM_FILES = ("package.json", "package-lock.json")
-
-
-class NotMade(Exception):
-    """An environment is missing, or could not be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +79,9 @@ class Environment:
                 self._stamp.write_text(self._digest())
 
     def _install(self) -> None:
-        _run([sys.executable, "-m", "venv", "--without-pip", str(self.folder)])
+        run([sys.executable, "-m", "venv", "--without-pip", str(self.folder)])
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--disable-pip-version-check", "--quiet"]
-        _run([*pip, "install", "--require-hashes", "--requirement", str(self.source / "requirements.lock")])
+        run([*pip, "install", "--require-hashes", "--requirement", str(self.source / "requirements.lock")])
         if self.name == _NODE:
             self._install_packages()
 
@@ -97,7 +92,7 @@ class Environment:
         (self.folder / "bin" / "node").symlink_to(node)
         npm = node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
         flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-        _run([str(node), str(npm), "ci", *flags], cwd=self.folder)
+        run([str(node), str(npm), "ci", *flags], cwd=self.folder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -122,11 +117,7 @@ def prepare() -> list[str]:
 
 def are_needed(pytest_arguments: Sequence[str]) -> bool:
     """Whether the chosen tests may include these: nothing named on the command line chooses every test."""
-    paths = [REPOSITORY / argument.partition("::")[0] for argument in pytest_arguments if argument[:1] != "-"]
-    chosen = [path.resolve() for path in paths if path.exists()]
-    return not chosen or any(
-        user.is_relative_to(path) or path.is_relative_to(user) for path in chosen for user in _USERS
-    )
+    return are_chosen(pytest_arguments, _USERS)
 
 
 def python_of(family: str) -> Path:
@@ -151,24 +142,6 @@ def _problem_of(environment: Environment) -> str | None:
     except NotMade as problem:
         return f"{environment.name}: {problem}"
     return None
-
-
-def _run(command: list[str], cwd: Path = REPOSITORY) -> None:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=inherited(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_WITHIN_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as timeout:
-        raise NotMade(f"{' '.join(command)} took longer than {_WITHIN_S:g} s") from timeout
-    if done.returncode:
-        raise NotMade(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-4000:]}")
 
 
 def main() -> int:

