@@ -31,6 +31,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that `serve` starts; several need PostgreSQL and Redis."
+    )
     data_dir: Path = Field(Path("data"), description="Folder of the database, the secret, the lock and the socket.")
     admin_key: SecretStr | None = Field(
         None, description="Key for /admin. Unset: one is made on the first run and printed once."
@@ -51,6 +54,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None,
         description="`sqlite:///path` or `postgresql://user:password@host[:port]/name`. Unset: `gateway.db` in the data folder.",
+    )
+    ledger_retention_months: int = Field(
+        0, ge=0, le=1_200, description="How many closed months keep their entries; older ones are dropped. 0: all."
     )
     redis_url: SecretStr | None = Field(
         None,
@@ -173,6 +179,12 @@ class Settings(BaseSettings):
     hold_timeout_s: float = Field(
         1_800.0, gt=0, description="Age at which a hold whose call is no longer alive is booked as crashed."
     )
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="After SIGTERM: how long new calls are still taken, while `/health/ready` already says no and connections end with their answer.",
+    )
     drain_grace_s: float = Field(30.0, ge=0, description="After SIGTERM: how long open calls may go on.")
     header_timeout_s: float = Field(10.0, gt=0, description="A client's silence before and inside request headers.")
     body_timeout_s: float = Field(30.0, gt=0, description="A client's whole request body, from the end of its headers.")
@@ -255,6 +267,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _workers_share_their_stores(self) -> "Settings":
+        if self.workers > 1 and not self.has_shared_stores:
+            raise ValueError(
+                "GATEWAY_WORKERS (--workers) above 1 needs GATEWAY_DATABASE_URL=postgresql://... and GATEWAY_REDIS_URL: a "
+                "file of SQLite has one writer, and limits counted in memory would be multiplied by the number of processes"
+            )
+        return self
+
     @field_validator("redis_url")
     @classmethod
     def _redis_server(cls, value: SecretStr | None) -> SecretStr | None:
@@ -272,6 +293,11 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return Path(self.database_url.get_secret_value().removeprefix(_SQLITE_PREFIX))
         return self.data_dir / "gateway.db"
+
+    @property
+    def has_shared_stores(self) -> bool:
+        """Whether other processes may use the same ones at the same time."""
+        return self.postgres_url is not None and self.redis_url is not None
 
     @property
     def postgres_url(self) -> str | None:

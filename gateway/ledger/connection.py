@@ -46,6 +46,14 @@ class Connection(Protocol):
         """Takes back what the open transaction did; nothing where none is open."""
         ...
 
+    def lock(self, name: str) -> None:
+        """Until the open transaction ends nobody else has the lock `name`. Whatever is read after it, is read as of then."""
+        ...
+
+    def announce(self, text: str) -> None:
+        """Tells every process of the gateway, if and when the open transaction is committed. ASCII, below 4 kB."""
+        ...
+
     def rows(self, statement: Statement) -> list[Row]:
         """Executes; what it returned: a `select`, or a write with `returning`."""
         ...

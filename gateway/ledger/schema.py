@@ -462,6 +462,22 @@ throttles = _table(
     _text("anomaly_id", default=""),
 )
 
+instances = _table(
+    "instances",  # the processes that share this database; those that did not stop are removed a day after they were last seen
+    Column("id", Text, primary_key=True),  # `holds.instance_id`
+    _instant("started_at"),  # these two by the clock of the database
+    _instant("seen_at"),
+    _text("counting"),  # `shared`, `paused` or `local`: what it has acknowledged
+    _number("wants_local", default=0),  # 1: it cannot reach the store of the counters
+)
+
+leases = _table(
+    "leases",  # who does what is to be done once
+    Column("name", Text, primary_key=True),
+    _text("holder"),  # an instance
+    _instant("until_at"),  # by the clock of the database
+)
+
 meta = _table("meta", Column("key", Text, primary_key=True), _text("value"))
 
 HOLD_COLUMNS = tuple(column.name for column in holds.columns)

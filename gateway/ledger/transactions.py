@@ -194,6 +194,14 @@ class Transactions:
         """Executes a write; how many rows it met."""
         return self.connection.count(self._compiled(statement, values))
 
+    def lock(self, name: str) -> None:
+        """Until this transaction ends no other process has the lock `name`: to be taken before what it protects is read."""
+        self.connection.lock(name)
+
+    def announce(self, text: str) -> None:
+        """Tells every other process of the gateway, if and when this is committed; see `gateway.instances`."""
+        self.connection.announce(text)
+
     def insert(self, many: ManyRows, rows: Sequence[Sequence[Any]]) -> None:
         """All rows or none, in as few statements as the store allows."""
         if rows:

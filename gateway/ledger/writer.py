@@ -137,19 +137,26 @@ class Writer:
         return await self.run(lambda transactions: transactions.post(entries, corrects=corrects))
 
     async def write(
-        self, *statements: Executable, is_patient: bool = False, is_durable: bool = True
+        self,
+        *statements: Executable,
+        is_patient: bool = False,
+        is_durable: bool = True,
+        announces: Sequence[str] = (),
     ) -> list[list[Row]]:
         """Executes all or none, in one transaction that survives a power cut, or, if not `is_durable`, the end of the
-        process. Returns the rows of each `returning`.
+        process. Returns the rows of each `returning`. Other processes are told `announces` (`gateway.instances`).
 
         Raises `Conflict` when a unique value is taken or a reference leads nowhere, `StoreError` as `run` does.
         """
         compiled = [compile_statement(statement, self._dialect) for statement in statements]
-        return await self.run(
-            lambda transactions: [transactions.rows(each) for each in compiled],
-            is_patient=is_patient,
-            is_durable=is_durable,
-        )
+
+        def write(transactions: Transactions) -> list[list[Row]]:
+            rows = [transactions.rows(each) for each in compiled]
+            for text in announces:
+                transactions.announce(text)
+            return rows
+
+        return await self.run(write, is_patient=is_patient, is_durable=is_durable)
 
     async def run(
         self, task: Callable[[Transactions], Result], *, is_patient: bool = False, is_durable: bool = True

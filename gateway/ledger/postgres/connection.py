@@ -23,7 +23,7 @@ from sqlalchemy.engine import Dialect
 from gateway.errors import ConfigError
 from gateway.ledger.faults import Fault
 from gateway.ledger.postgres.faults import PostgresFault, fault_of, translated
-from gateway.ledger.postgres.link import LOCK_CLASS, POSTGRES, Link, connect, end, storable
+from gateway.ledger.postgres.link import CHANNEL, LOCK_CLASS, POSTGRES, Link, connect, end, storable
 from gateway.ledger.schema import Flag
 from gateway.ledger.statements import ManyRows, Row, Statement
 
@@ -60,7 +60,7 @@ class PostgresConnection:
         """Connects. Raises `PostgresFault`, and `ConfigError` when another gateway writes to this database."""
         self._url = url
         self._name = f"gateway writer {instance_id[:32]}"
-        self._own_lock = (crc32(self._name.encode()) | 1) - 2**31
+        self._own_lock = -_lock_number(self._name)
         self._loop = uvloop.new_event_loop()
         self._link: Link | None = None
         self._is_open = False
@@ -122,6 +122,12 @@ class PostgresConnection:
         return bool(found == _COMMITTED)
 
     # Statements
+
+    def lock(self, name: str) -> None:
+        self._run(self._linked().execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK_CLASS, _lock_number(name)))
+
+    def announce(self, text: str) -> None:
+        self._run(self._linked().execute("SELECT pg_notify($1, $2)", CHANNEL, text))
 
     def rows(self, statement: Statement) -> list[Row]:
         records = self._run(self._linked().fetch(statement.sql, *_written(statement.parameters)))
@@ -230,6 +236,11 @@ class PostgresConnection:
                     )
                 raise PostgresFault(Fault.TROUBLE, "another gateway has taken this database over")
             await asyncio.sleep(_LOOK_AGAIN_S)  # one that was killed just now is still being cleared away
+
+
+def _lock_number(name: str) -> int:
+    """Above 0; a connection's own lock has one below."""
+    return 1 + crc32(name.encode()) % (2**31 - 1)
 
 
 @cache

@@ -12,13 +12,15 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine import Dialect
 
-__all__ = ["CONNECT_TIMEOUT_S", "LOCK_CLASS", "POSTGRES", "Link", "connect", "end", "storable"]
+__all__ = ["CHANNEL", "CONNECT_TIMEOUT_S", "LOCK_CLASS", "POSTGRES", "Link", "connect", "end", "storable"]
 
 POSTGRES: Final[Dialect] = asyncpg_dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 Link = Any
 """An `asyncpg.Connection`, whose methods have no types that a checker could read."""
 CONNECT_TIMEOUT_S = 5.0
 LOCK_CLASS = 0x67_77_6C  # the first half of every advisory lock: other programs have their own
+CHANNEL = "gateway"
+"""On which the processes of a gateway tell each other what they changed."""
 _STATEMENTS_KEPT = 512
 _CLOSE_TIMEOUT_S = 2.0
 _BOUNDS: Final = {

@@ -69,6 +69,12 @@ class SqliteConnection:
         if self.raw.in_transaction:
             self.raw.execute("ROLLBACK")
 
+    def lock(self, name: str) -> None:
+        """Nobody else writes."""
+
+    def announce(self, text: str) -> None:
+        """There is no other process to tell."""
+
     def rows(self, statement: Statement) -> list[Row]:
         cursor = self.raw.execute(statement.sql, statement.parameters)
         try:
