@@ -32,6 +32,7 @@ from gateway.account_json import (
 from gateway.auth import ACT_FOR, Authenticator
 from gateway.counters.window_seeds import THROTTLED, own_windows
 from gateway.errors import NotFound, RequestError
+from gateway.instances.news import changed
 from gateway.key_warnings import idle_limits
 from gateway.ledger.database import Conflict, Database
 from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
@@ -409,9 +410,12 @@ class Accounts:
 
         async def write_and_forget() -> Rows:
             try:
+                news = changed(creator=creator, key_id=key_id)
+                if not seeds or creator is None or self._seed_windows is None:
+                    return await ledger.write(*writes, is_patient=True, announces=news)
                 rows = await ledger.write(*writes, is_patient=True)
-                if seeds and creator is not None and self._seed_windows is not None:
-                    await self._seed_windows(seeds, [creator])
+                await self._seed_windows(seeds, [creator])
+                await ledger.write(announces=news)  # other processes count on these windows from then on
                 return rows
             finally:
                 if creator is not None or key_id is not None:

@@ -69,7 +69,7 @@ class _Cache(Generic[Key, Value]):
 
     def __init__(self, entries_max: int, max_age_s: float | None, clock: Callable[[], float]) -> None:
         self._entries_max = entries_max
-        self._max_age_s = max_age_s
+        self.max_age_s = max_age_s
         self._clock = clock
         self._entries: OrderedDict[Key, tuple[Value, float, float]] = OrderedDict()
 
@@ -78,7 +78,7 @@ class _Cache(Generic[Key, Value]):
         entry = self._entries.get(key)
         if entry is None or now_s >= entry[2]:
             return None
-        if self._max_age_s is not None and self._clock() - entry[1] > self._max_age_s:
+        if self.max_age_s is not None and self._clock() - entry[1] > self.max_age_s:
             return None
         self._entries.move_to_end(key)
         return entry[0]
@@ -100,8 +100,8 @@ class _Cache(Generic[Key, Value]):
 class Authenticator:
     """Knows the keys that were used lately; the rest it reads from the database.
 
-    `max_age_s` is how long an entry may be believed: None where every write goes through this process, which calls
-    `invalidate`; about a second where other processes write to the same database. `plans` is read at every load, so it
+    `max_age_s` is how long an entry may be believed: None where every write goes through this process, or is told to it,
+    which calls `invalidate`; about a second while others write and cannot be heard (`believe`). `plans` is read at every load, so it
     may be changed in place: call `invalidate` right after.
     """
 
@@ -194,6 +194,11 @@ class Authenticator:
     async def account_of(self, creator: str) -> Account | None:
         """The creator's account as it stands in the database, for an admin's question; None if there is none."""
         return await read_creator(self._database, self._plans, creator, self._wall_clock())
+
+    def believe(self, max_age_s: float | None) -> None:
+        """From now on an entry is believed for so long; None: until `invalidate`."""
+        for cache in (self._known, self._refused, self._acting):
+            cache.max_age_s = max_age_s
 
     def invalidate(self, *, creator: str | None = None, key_id: str | None = None) -> None:
         """Forget the keys of `creator`, one key, or (with neither) everything. Called right after a write committed."""

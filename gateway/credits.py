@@ -32,6 +32,7 @@ from gateway.credit_balance import (
     used_of,
 )
 from gateway.errors import NotFound, RequestError, StoreError
+from gateway.instances.news import changed
 from gateway.ledger.database import Database
 from gateway.ledger.entry_json import entry_json
 from gateway.ledger.expiry import LATE_HOLDS_S, expire_credits, look_again
@@ -127,6 +128,8 @@ class Credits:
                 (entry_id,) = transactions.post([booking_entry(booking)])
                 row = {"payer": payer, "credits": given, "expires_at": expires_ms, "created_at": ms_of(booking.at)}
                 rows_of(transactions, insert(credit_grants).values(entry_id=entry_id, creator=creator, **row))
+                for news in changed(creator=creator):
+                    transactions.announce(news)
                 return entry_id
 
             return _post_once(transactions, posting, creator, post)

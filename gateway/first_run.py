@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from gateway.accounts import Accounts
+from gateway.errors import ConfigError
+from gateway.ledger.database import Conflict
 
 _log = structlog.get_logger()
 FIRST_CREATOR = "default"
@@ -22,14 +24,20 @@ class FirstRun:
     """None when one is set by `GATEWAY_ADMIN_KEY` or was made before."""
 
 
-async def prepare(accounts: Accounts, *, has_admin_key: bool) -> FirstRun | None:
+async def prepare(accounts: Accounts, *, has_admin_key: bool, is_shared: bool = False) -> FirstRun | None:
     """Makes the first creator `default`, with a key, on a database that never had a creator; else changes nothing.
 
     `has_admin_key` says whether `GATEWAY_ADMIN_KEY` is set; an admin key is made only if that is not so and the database
     has none. All of it is one transaction: a start that dies half-way is a first run again. A root secret that is not
-    the one the database's keys were made with is logged as an error: those keys are refused until it is back.
+    the one the database's keys were made with is logged as an error: those keys are refused until it is back. Where other
+    processes may use the database (`is_shared`) it raises `ConfigError`.
     """
-    if not await accounts.record_secret(replace=True):
+    if not await accounts.record_secret(replace=not is_shared):
+        if is_shared:
+            raise ConfigError(
+                "GATEWAY_SECRET is not the one that the keys in this database were made with: set it to the same value "
+                "in every process"
+            )
         _log.error(
             "secret_changed",
             advice="keys made before are refused: restore GATEWAY_SECRET or the data folder's `secret`",
@@ -37,7 +45,10 @@ async def prepare(accounts: Accounts, *, has_admin_key: bool) -> FirstRun | None
     if await accounts.has_creators():
         return None
     needs_admin_key = not has_admin_key and not await accounts.has_admin_keys()
-    key, admin_key = await accounts.create_first(FIRST_CREATOR, with_admin_key=needs_admin_key)
+    try:
+        key, admin_key = await accounts.create_first(FIRST_CREATOR, with_admin_key=needs_admin_key)
+    except Conflict:
+        return None  # another process was faster, and told them
     return FirstRun(
         creator=FIRST_CREATOR,
         plan=accounts.default_plan,

@@ -1,7 +1,7 @@
 """What a gateway does by the clock, beside its calls: ends what is overdue, books what died, removes what expired."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -29,7 +29,8 @@ async def give_back(counters: CounterStore, dead: Sequence[Mapping[str, Any]]) -
 
 
 async def watch(services: "Services") -> None:
-    """Once a second: calls past their deadline, and now and then holds whose call is gone."""
+    """Once a second: calls past their deadline; now and then holds of this process whose call is gone; and, if this
+    process leads, holds of processes that are gone."""
     sweep_every = max(1, int(services.settings.hold_timeout_s / 4))
     turn = 0
     while True:
@@ -41,8 +42,12 @@ async def watch(services: "Services") -> None:
                 dead = await book_orphans(
                     services.database,
                     older_than_s=services.settings.hold_timeout_s,
+                    instance_id=services.database.instance_id,
                     is_alive=services.calls.__contains__,
                 )
+                await give_back(services.counters, dead)
+            if services.instances.may_bury():
+                dead = await book_orphans(services.database, not_of=services.instances.alive())
                 await give_back(services.counters, dead)
         except Exception:
             # A store in trouble now must not mean that nobody watches later.
@@ -57,8 +62,11 @@ async def tidy(services: "Services") -> None:
 
 
 async def remove_expired(services: "Services") -> None:
-    cache, notices = services.cache, services.lookout.notices
-    for remove in (services.credits.expire_due, services.idempotency.purge, cache.sweep, notices.purge):
+    """What is this process's own; and, of several, one removes what all have together."""
+    removals: list[Callable[[], Awaitable[object]]] = [services.cache.sweep]
+    if services.instances.is_leader:
+        removals += [services.credits.expire_due, services.idempotency.purge, services.lookout.notices.purge]
+    for remove in removals:
         try:
             await remove()
         except Exception:

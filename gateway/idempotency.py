@@ -47,6 +47,8 @@ _LABEL = b"value"
 _ROWS_AT_ONCE = 500
 _BYTES_AT_ONCE = 16 * 2**20
 """Of answers that go in one transaction: every page of theirs is touched, and calls wait meanwhile."""
+_KEPT_WITHIN_MS = 15_000
+"""After its settle, an answer is kept within this time, or it never will be."""
 _LENGTH_BYTES = 4
 _PREFIX = b"x-gateway-"
 _KEPT = frozenset({b"content-type", b"x-should-retry"})
@@ -91,9 +93,10 @@ class Idempotency:
         bytes_max: int,
         wall_clock: Callable[[], float],
         is_alive: Callable[[str], bool],
+        has_others: Callable[[], bool] = lambda: False,
     ) -> None:
         """`answer_bytes_max` bounds one kept body, `bytes_max` all kept answers together; `is_alive` says whether the
-        call with this request id is in flight in this process."""
+        call with this request id is in flight in this process, `has_others` whether there are other processes."""
         self._database = database
         self._hasher = secrets.hasher("idempotency-keys")
         self._sealer = Sealer(secrets, "idempotency-answers")
@@ -102,6 +105,7 @@ class Idempotency:
         self._bytes_max = bytes_max
         self._wall_clock = wall_clock
         self._is_alive = is_alive
+        self._has_others = has_others
         self._added = 0
         """Bytes of answers kept by this process so far."""
         self._looked_at, self._added_when_looked = 0, 0
@@ -203,12 +207,19 @@ class Idempotency:
             return None
         if row.fingerprint != fingerprint:
             raise _reused()
-        if row.state == "open" and (row.has_hold or self._is_alive(row.request_id)):
+        if row.state == "open" and await self._runs(row):
             raise _in_progress()
         kept = self._opened(value_id, row)
         if kept is None:
             raise _unavailable(row.request_id)
         return kept
+
+    async def _runs(self, row: Reserved) -> bool:
+        """Whether its answer may still come: from another process, a moment after it was settled."""
+        if row.has_hold or self._is_alive(row.request_id):
+            return True
+        since_ms = self._now_ms() - _KEPT_WITHIN_MS
+        return self._has_others() and await rows.was_settled_since(self._database, row.request_id, since_ms)
 
     async def _record(self, claim: Claim, status: int, headers: Sequence[Header], body: bytes | None) -> bool:
         value_id, request_id = claim.reservation.id, claim.request_id

@@ -9,7 +9,9 @@ from gateway.anomalies.detector import Detector
 from gateway.auth import Authenticator
 from gateway.config import Settings
 from gateway.counters.base import CounterStore
+from gateway.instances.base import Instances
 from gateway.ledger.database import Database
+from gateway.ledger.notices import RECORDED
 from gateway.notices.book import Notices
 from gateway.notices.delivery import Delivery
 from gateway.notices.signals import Signals
@@ -20,6 +22,8 @@ from gateway.tasks import spawn
 
 __all__ = ["Lookout"]
 
+_BEHIND_MS = 15_000
+"""Ids are made before their entries can be seen: by then a statement and its commit have ended, or been given up."""
 _ANOMALIES_EVERY_TURNS = 6
 """Hours pass slowly, and what is usual takes more reading than what was just used."""
 
@@ -37,10 +41,13 @@ class Lookout:
         accounts: Accounts,
         authenticator: Authenticator,
         signals: Signals,
+        instances: Instances,
         wall_clock: Callable[[], float],
     ) -> None:
         self._targets = open_targets(settings, secrets)
-        self.delivery = Delivery(database, self._targets, wall_clock=wall_clock)
+        self._instances = instances
+        self.delivery = Delivery(database, self._targets, wall_clock=wall_clock, is_leader=lambda: instances.is_leader)
+        instances.on(RECORDED, self._recorded_elsewhere)
         self.notices = Notices(database, self._targets, wall_clock=wall_clock, on_recorded=self.delivery.wake)
         self._every_s = settings.notices_every_s
         self._watcher = Watcher(
@@ -51,6 +58,7 @@ class Lookout:
             settings=settings,
             wall_clock=wall_clock,
             account_of=authenticator.account_of,
+            is_leader=lambda: instances.is_leader,
         )
         actions = Actions(
             database=database, settings=settings, book=self.notices, brakes=accounts, wall_clock=wall_clock
@@ -62,6 +70,7 @@ class Lookout:
             actions=actions,
             account_of=authenticator.account_of,
             wall_clock=wall_clock,
+            behind_ms=_BEHIND_MS if settings.has_shared_stores else 0,
         )
         self._looking: asyncio.Task[None] | None = None
 
@@ -83,7 +92,10 @@ class Lookout:
         turn = 0
         while True:
             await self._watcher.look()
-            if turn % _ANOMALIES_EVERY_TURNS == 0:
+            if turn % _ANOMALIES_EVERY_TURNS == 0 and self._instances.is_leader:
                 await self._detector.look()
             turn += 1
             await asyncio.sleep(self._every_s)
+
+    async def _recorded_elsewhere(self, rest: str) -> None:
+        self.delivery.wake()

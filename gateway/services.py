@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -32,14 +32,19 @@ from gateway.counters.opening import open_counters
 from gateway.counters.rebuild import rebuild_counters
 from gateway.counters.window_seeds import seed_new_windows, windows_added
 from gateway.credits import Credits
+from gateway.errors import ConfigError, StoreError
 from gateway.housekeeping import give_back, tidy, watch
 from gateway.idempotency import Idempotency
+from gateway.instances.base import AloneInstance
+from gateway.instances.news import FORGOTTEN, listen
+from gateway.instances.opening import open_instances
 from gateway.kept_images import KeptImages
 from gateway.ledger.counted import ended_among
 from gateway.ledger.database import Database
 from gateway.ledger.expiry import expire_credits
 from gateway.ledger.opening import open_database
 from gateway.ledger.orphans import book_orphans
+from gateway.ledger.reloads import count_reload
 from gateway.live import Changes, Live
 from gateway.lookout import Lookout
 from gateway.metrics import Metrics
@@ -61,6 +66,9 @@ from gateway.secrets import Secrets, load_secrets
 from gateway.tasks import spawn
 from policies.types import Plan
 
+if TYPE_CHECKING:
+    from gateway.instances.shared import SharedInstances
+
 _log = structlog.get_logger()
 
 DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
@@ -74,6 +82,9 @@ DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
 """A provider is one module and one line here."""
 
 _CACHE_FILE = "cache.db"
+_BELIEVED_S = 60.0
+"""How long a key is believed unheard of where others write to the same database, and are heard: every change is announced."""
+_UNHEARD_S = 1.0
 
 Clock = Callable[[], datetime]
 
@@ -89,6 +100,7 @@ class Services:
     settings: Settings
     live: Live
     database: Database
+    instances: "AloneInstance | SharedInstances"
     counters: Counters
     accounts: Accounts
     credits: Credits
@@ -125,6 +137,20 @@ class Services:
         _log.info("reloaded", **changes.to_json())
         return changes
 
+    async def reload_everywhere(self) -> Changes:
+        """`reload`, and every other process does the same within a second: what it cannot do it logs. Raises `ConfigError`
+        where this process cannot, and `StoreError` where the others cannot be told."""
+        changes = await self.reload()
+        if isinstance(self.instances, AloneInstance):
+            return changes
+        self.instances.reloads = await self.database.run(count_reload)
+        return changes
+
+    async def announce(self, word: str, rest: str) -> None:
+        """Tells the other processes, of which each does its part. Raises `StoreError`."""
+        if not isinstance(self.instances, AloneInstance):
+            await self.database.run(lambda transactions: transactions.announce(f"{word} {rest}"))
+
     async def _seed_added_windows(self, plans: Mapping[str, Plan]) -> None:
         """Windows that no plan had before begin with what was used already."""
         added = windows_added(self.live.plans.values(), plans.values())
@@ -157,7 +183,8 @@ class Services:
             "calls": self.calls,
             "trusted_proxies": self.trusted_proxies,
             "clock": self.clock,
-            "reload": self.reload,
+            "reload": self.reload_everywhere,
+            "announce": self.announce,
             "authenticator": self.authenticator,
             "admin_authenticator": self.admin_authenticator,
             "metrics": self.metrics,
@@ -186,13 +213,18 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
     trusted_proxies = trusted_networks(settings.trusted_proxies)
     secrets = load_secrets(settings)
     async with AsyncExitStack() as stack:
-        # The embedded store has one process: every hold that is open now belongs to one that died.
         instance_id = uuid.uuid4().hex
         database = await open_database(settings, instance_id=instance_id)
+        # When the last hold has ended this process is gone, to the others.
+        instances = await open_instances(settings, instance_id)
+        stack.push_async_callback(instances.aclose)
         stack.push_async_callback(database.close)
-        dead = await book_orphans(database)
+        dead = []
+        if not settings.has_shared_stores:
+            # Alone: every hold that is open now belongs to a process that died, and nothing is in flight yet.
+            dead = await book_orphans(database)
+            await expire_credits(database, clock(), late_holds_s=0)
         await database.record_prices(live.catalog.prices())
-        await expire_credits(database, clock(), late_holds_s=0)  # nothing is in flight yet
 
         async def rebuild(seeds: CounterSeeds) -> None:
             await rebuild_counters(seeds, database, plans=live.plans, now=clock())
@@ -203,6 +235,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         stack.push_async_callback(counters.aclose)
         await give_back(counters, dead)
         authenticator = Authenticator(database, live.plans, secrets, wall_clock=wall_clock)
+        if settings.has_shared_stores:
+            authenticator.believe(_BELIEVED_S)
         credit_book = Credits(
             database,
             lambda: live.credit_packages,
@@ -232,8 +266,13 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             bytes_max=settings.idempotency_bytes_max,
             wall_clock=wall_clock,
             is_alive=calls.__contains__,
+            has_others=lambda: instances.count > 1,
         )
         services: Services
+
+        async def announce_forgotten(creator: str) -> None:
+            await services.announce(FORGOTTEN, creator)
+
         metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
 
         async def record_price(model: str, price: Price) -> None:
@@ -273,8 +312,9 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             authenticator,
             wall_clock=wall_clock,
             seed_windows=seed_windows,
-            forget=(response_store.forget, kept_images.forget, idempotency.forget, cache.forget),
+            forget=(response_store.forget, kept_images.forget, idempotency.forget, cache.forget, announce_forgotten),
         )
+        listen(instances, authenticator, cache)
         lookout = Lookout(
             settings=settings,
             secrets=secrets,
@@ -283,6 +323,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             accounts=accounts,
             authenticator=authenticator,
             signals=signals,
+            instances=instances,
             wall_clock=wall_clock,
         )
         stack.push_async_callback(lookout.close)
@@ -290,6 +331,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             settings=settings,
             live=live,
             database=database,
+            instances=instances,
             counters=counters,
             accounts=accounts,
             credits=credit_book,
@@ -326,11 +368,34 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             lookout=lookout,
             clock=clock,
         )
+        if not isinstance(instances, AloneInstance):
+            _keep_up(instances, services)
         if orphaned := await services.accounts.orphaned_plans():
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
         for work, name in ((watch(services), "watch-calls"), (tidy(services), "remove-what-expired")):
             stack.callback(spawn(work, name).cancel)
         yield services
+
+
+def _keep_up(instances: "SharedInstances", services: Services) -> None:
+    """What others change counts here too, however long this process heard nothing of them."""
+
+    def hear(is_heard: bool) -> None:
+        services.authenticator.believe(_BELIEVED_S if is_heard else _UNHEARD_S)
+        if is_heard:
+            services.authenticator.invalidate()
+
+    async def reload() -> None:
+        try:
+            await services.reload()
+        except (ConfigError, StoreError) as exc:
+            _log.error("reload_refused", reason=str(exc))
+
+    def begin_reload() -> None:
+        spawn(reload(), "reload-as-others-did")
+
+    instances.on_heard = hear
+    instances.on_reloads = begin_reload
 
 
 async def _open_providers(

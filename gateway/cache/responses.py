@@ -131,6 +131,11 @@ class ResponseCache:
         if self.store is not None:
             await self.store.remove(creator=creator)
 
+    async def clear(self, *, creator: str | None = None, model: str | None = None) -> int:
+        """How many answers were removed: all that match, of those in this process's own store. Raises `StoreError`."""
+        given = {name: value for name, value in (("creator", creator), ("model", model)) if value is not None}
+        return 0 if self.store is None else await self.store.remove(**given)
+
     async def sweep(self) -> None:
         """Remove what has expired. Never raises."""
         if self.store is not None:

@@ -14,6 +14,8 @@ How calls are counted is agreed between them, since a limit that some count in R
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
+from sqlalchemy import Select, literal, select
+
 __all__ = ["AloneInstance", "Counting", "Handler", "Instances"]
 
 Counting = Literal["shared", "paused", "local"]
@@ -38,6 +40,11 @@ class Instances(Protocol):
         ...
 
     @property
+    def has_lapsed(self) -> bool:
+        """Whether others may believe that this process is dead: then it must take nothing for its own."""
+        ...
+
+    @property
     def is_heard(self) -> bool:
         """Whether the database answered within the last second: else announcements may have been missed."""
         ...
@@ -47,6 +54,15 @@ class Instances(Protocol):
 
     wants_local: bool
     """Set by who counts: Redis cannot be used."""
+
+    def may_bury(self) -> bool:
+        """Whether those who are not in `alive` are dead for sure, and this one has to end what they left."""
+        ...
+
+    def alive(self) -> Select[tuple[str]]:
+        """Reads the ids of all that are alive. In the statement that looks for others' remains: who writes something has
+        been seen before."""
+        ...
 
     def on(self, word: str, handler: Handler) -> None:
         """`handler` is told what other processes announce as `word rest`."""
@@ -59,6 +75,7 @@ class AloneInstance:
     count = 1
     is_leader = True
     is_heard = True
+    has_lapsed = False
 
     def __init__(self, instance_id: str) -> None:
         self.instance_id = instance_id
@@ -68,5 +85,14 @@ class AloneInstance:
     def counting(self) -> Counting:
         return "local" if self.wants_local else "shared"
 
+    def may_bury(self) -> bool:
+        return False  # what an earlier process left has ended before this one began
+
+    def alive(self) -> Select[tuple[str]]:
+        return select(literal(self.instance_id))
+
     def on(self, word: str, handler: Handler) -> None:
         """Nobody announces anything."""
+
+    async def aclose(self) -> None:
+        """There is nobody to say farewell to."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, delete, func, select, update
 
 from gateway.ledger.database import Database
-from gateway.ledger.schema import IS_KEPT, holds, idempotency
+from gateway.ledger.schema import IS_KEPT, entries, holds, idempotency
 
 __all__ = [
     "Reserved",
@@ -25,6 +25,7 @@ __all__ = [
     "reserved_by_id",
     "some_expired",
     "some_of_creator",
+    "was_settled_since",
 ]
 
 
@@ -54,6 +55,14 @@ async def reserved_by_id(database: Database, id: str) -> Reserved | None:
     columns = [idempotency.c[name] for name in Reserved._fields if name != "has_hold"]
     row = await database.fetch_one(select(*columns, has_hold.label("has_hold")).where(idempotency.c.id == id))
     return None if row is None else Reserved(**row)
+
+
+async def was_settled_since(database: Database, request_id: str, since_ms: int) -> bool:
+    """Whether a call that did not crash was booked at `since_ms` or later: its answer may be about to be kept."""
+    query = select(entries.c.id).where(
+        entries.c.request_id == request_id, entries.c.created_at >= since_ms, entries.c.outcome != "crashed"
+    )
+    return await database.fetch_one(query.limit(1)) is not None
 
 
 async def record_answer(database: Database, id: str, request_id: str, *, status: int, answer: bytes) -> bool:

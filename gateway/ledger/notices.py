@@ -19,6 +19,7 @@ from gateway.ledger.transactions import Transactions
 
 __all__ = [
     "NOTICE_PREFIX",
+    "RECORDED",
     "Fate",
     "NoticeRows",
     "Outgoing",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 NOTICE_PREFIX = "ntc_"
+RECORDED = "notice"
+"""What is announced with a new one: whoever delivers has something to do."""
 State = Literal["pending", "delivered", "given_up"]
 
 
@@ -92,6 +95,7 @@ class NoticeRows:
                     notice_id=notice_id, target=target, state="pending", next_at=created_at
                 ),
             )
+        transactions.announce(RECORDED)
         return notice_id, values["once"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from gateway.ledger.database import Database
 from gateway.ledger.periods import instant, now_ms
@@ -28,13 +28,15 @@ async def book_orphans(
     *,
     older_than_s: float = 0,
     instance_id: str | None = None,
+    not_of: Select[tuple[str]] | None = None,
     is_alive: Callable[[str], bool] = lambda request_id: False,
 ) -> list[dict[str, Any]]:
     """End every open hold that fits, and book it. Returns request_id, creator, cost_nano_usd, admitted_at and `actuals` of each: what it
     took by unit, for the counters.
 
     At the start of a gateway with a database of its own that is every hold. `older_than_s` counts from when the hold was
-    written; `instance_id` looks at the holds of one process only; a hold whose call `is_alive` is left alone, however
+    written; `instance_id` looks at the holds of one process only, `not_of` at those of processes whose ids this does not
+    read; a hold whose call `is_alive` is left alone, however
     old it is. A hold that its call ends at the same moment is booked once, by whoever came first.
     """
     latest_ms = now_ms() - int(older_than_s * 1000)
@@ -46,6 +48,8 @@ async def book_orphans(
             query = query.where(holds.c.created_at <= latest_ms)
         if instance_id is not None:
             query = query.where(holds.c.instance_id == instance_id)
+        if not_of is not None:
+            query = query.where(holds.c.instance_id.not_in(not_of))
         rows = await database.fetch_all(query.order_by(holds.c.id).limit(_SLICE))
         if not rows:
             return booked

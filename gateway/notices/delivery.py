@@ -32,6 +32,8 @@ _DUE_MAX = 50
 """Rows read at once."""
 _SLEEP_S_MAX = 60.0
 """A look now and then: the wall clock may be set, and a notice may be durable although its recorder was told it failed."""
+_FOLLOWER_SLEEP_S = 5.0
+"""Of a process that does not lead: how soon it notices that it does."""
 _CLOSE_S = 3.0
 """An attempt that is under way may end, so that it need not be repeated."""
 
@@ -40,10 +42,16 @@ class Delivery:
     """Lifetime: the process, from `start` to `close`. Belongs to the event loop."""
 
     def __init__(
-        self, database: Database, targets: Sequence[Target], *, wall_clock: Callable[[], float], every_s: float = 1.0
+        self,
+        database: Database,
+        targets: Sequence[Target],
+        *,
+        wall_clock: Callable[[], float],
+        every_s: float = 1.0,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`every_s`: how long a task that nobody wakes leaves the store alone at least."""
-        self._couriers = [_Courier(database, target, wall_clock, every_s) for target in targets]
+        """`every_s`: how long a task that nobody wakes leaves the store alone at least. Of several processes one delivers."""
+        self._couriers = [_Courier(database, target, wall_clock, every_s, is_leader) for target in targets]
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -70,12 +78,20 @@ class Delivery:
 class _Courier:
     """The task of one target."""
 
-    def __init__(self, database: Database, target: Target, wall_clock: Callable[[], float], every_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        target: Target,
+        wall_clock: Callable[[], float],
+        every_s: float,
+        is_leader: Callable[[], bool],
+    ) -> None:
         self.name = target.name
         self._database = database
         self._target = target
         self._wall_clock = wall_clock
         self._every_s = every_s
+        self._is_leader = is_leader
         self._woken = asyncio.Event()
         self._is_stopping = False
         self._rest_until_ms = 0
@@ -103,9 +119,11 @@ class _Courier:
 
     async def _deliver_due(self) -> float:
         """How long nothing will be due."""
+        if not self._is_leader():
+            return _FOLLOWER_SLEEP_S
         if not self._is_resting:
             for notice in await due_deliveries(self._database, self.name, self._now_ms(), limit=_DUE_MAX):
-                if self._is_stopping or self._is_resting:
+                if self._is_stopping or self._is_resting or not self._is_leader():
                     break
                 fate = await self._attempt(notice)
                 await self._record(notice, fate)

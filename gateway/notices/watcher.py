@@ -74,8 +74,10 @@ class Watcher:
         settings: "Settings",
         wall_clock: Callable[[], float],
         account_of: AccountOf,
+        is_leader: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`wall_clock` is Unix time in seconds; `account_of` is `Authenticator.account_of`."""
+        """`wall_clock` is Unix time in seconds; `account_of` is `Authenticator.account_of`. Of several processes each tells
+        what it heard of its own calls, and the leader what is looked up in the database."""
         self._database = database
         self._counters = counters
         self._signals = signals
@@ -83,6 +85,7 @@ class Watcher:
         self._settings = settings
         self._wall_clock = wall_clock
         self._account_of = account_of
+        self._is_leader = is_leader
         self._recall_from: datetime | None = None
         self._is_recalled = False
         self._accounts: dict[tuple[str, str], Account] = {}
@@ -190,7 +193,7 @@ class Watcher:
     # 4
 
     async def _tell_keys(self, now: datetime) -> None:
-        if not self._keys_pace.is_due(now):
+        if not self._keys_pace.is_due(now) or not self._is_leader():
             return
         until = now + timedelta(days=self._settings.notice_key_expiry_days)
         for row in await self._database.fetch_all(_keys_expiring(ms_of(now), ms_of(until))):
@@ -203,7 +206,7 @@ class Watcher:
 
     async def _tell_day_cost(self, now: datetime) -> None:
         amount = self._settings.notice_day_cost_usd
-        if amount is None or not self._costs_pace.is_due(now):
+        if amount is None or not self._costs_pace.is_due(now) or not self._is_leader():
             return
         amount_nano_usd = int(amount.scaleb(NANO_DIGITS))
         day = usage_daily.c.period_day

@@ -4,8 +4,8 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,8 +15,10 @@ from starlette.applications import Starlette
 from typer.testing import CliRunner
 
 from gateway.cache.base import CachedAnswer, CacheStore
+from gateway.cache.responses import ResponseCache
 from gateway.cache.sqlite import SqliteCache
 from gateway.commands import cache as commands
+from gateway.config import Settings
 from gateway.endpoints import EXCEPTION_HANDLERS
 from gateway.endpoints.admin import cache as endpoint
 from gateway.errors import ConfigError
@@ -49,8 +51,16 @@ async def fill(cache: SqliteCache) -> None:
 
 def app_of(store: CacheStore | None) -> Starlette:
     app = Starlette(routes=endpoint.routes, exception_handlers=EXCEPTION_HANDLERS)
-    app.state.cache = SimpleNamespace(store=store)
+    app.state.cache = ResponseCache(
+        store, digest=Secrets(ROOT).hasher("cache-keys"), settings=Settings(), wall_clock=Clock()
+    )
+    app.state.announced = []
+    app.state.announce = partial(_note, app.state.announced)
     return app
+
+
+async def _note(announced: list[tuple[str, str]], word: str, rest: str) -> None:
+    announced.append((word, rest))
 
 
 def client_of(store: CacheStore | None) -> httpx.AsyncClient:
@@ -220,6 +230,15 @@ def test_a_clear_that_does_not_say_what_goes_asks_nobody(data_dir, arguments):
     result = CliRunner().invoke(commands.app, ["clear", *arguments])
     assert result.exit_code == 2
     assert "--all alone" in result.output
+
+
+async def test_other_processes_are_told_to_remove_the_same(cache):
+    app = app_of(cache)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway", trust_env=False) as http:
+        await http.delete("/admin/cache?creator=acme&model=small")
+        await http.delete("/admin/cache?all=true")
+    assert app.state.announced == [("cache", '{"creator":"acme","model":"small"}'), ("cache", "{}")]
 
 
 @pytest.mark.parametrize("arguments", [["stats"], ["clear", "--all"]])

@@ -2,6 +2,7 @@
 
 from typing import NoReturn
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -31,8 +32,9 @@ async def clear_cache(request: Request) -> Response:
         refuse("all", "takes no `creator` and no `model` beside it")
     if not is_all and not given:
         _refuse_nothing_said()
-    store = _store_of(request)
-    removed = 0 if store is None else await store.remove(**given)
+    removed = await request.app.state.cache.clear(**given)
+    # Every process has answers of its own; those of the others are gone within a second, and not counted.
+    await request.app.state.announce("cache", orjson.dumps(given).decode())
     return json_response({"removed": removed})
 
 

@@ -1,0 +1,304 @@
+"""The processes of a gateway on one PostgreSQL: who is alive, who leads, what was announced, how calls are counted.
+
+Twice a second, over a connection of its own, this process writes that it is alive and reads who else is. By the clock of
+the database, so that those of the machines need not agree:
+- A process is alive until ten seconds after it was last seen. A leader calls another one dead only when it has itself been
+  seen without a gap for as long, or an outage of the database would make all of them dead at once.
+- The leader's lease lasts ten seconds as well, and is renewed with every beat.
+
+What was announced while the connection was lost was missed: whoever remembers anything is told so when it is back.
+
+Steps between the ways of counting (see `base`) are taken by what was read *after* what this process says was committed:
+of two that decide at the same moment, one sees the other.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import structlog
+from sqlalchemy import Select, literal_column, select
+
+from gateway.errors import ConfigError
+from gateway.instances.base import Counting, Handler
+from gateway.ledger.postgres.faults import translated
+from gateway.ledger.postgres.link import CHANNEL, Link, connect, end
+from gateway.ledger.reloads import RELOADS_KEY
+from gateway.ledger.schema import instances
+from gateway.tasks import spawn
+
+__all__ = ["SharedInstances"]
+
+_log = structlog.get_logger()
+
+_BEAT_S = 0.5
+_HURRIED_BEAT_S = 0.1
+"""While calls wait for an agreement."""
+_ANSWER_TIMEOUT_S = 1.0
+_LEASE_S = 10.0
+_MARGIN = 0.2
+"""The part of the lease by which this process believes itself to be dead sooner than others do."""
+_CLOCK_STEP_S = 2.0
+_FORGOTTEN_S = 86_400
+_NOW_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+_BEAT = f"""
+WITH clock AS MATERIALIZED (SELECT {_NOW_MS} AS ms),
+beat AS (
+    INSERT INTO instances (id, started_at, seen_at, counting, wants_local)
+    SELECT $1, ms, ms, $2, $3 FROM clock
+    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, counting = excluded.counting,
+        wants_local = excluded.wants_local
+),
+lease AS (
+    INSERT INTO leases (name, holder, until_at)
+    SELECT 'leader', $1, ms + $5 FROM clock WHERE $4
+    ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until_at = excluded.until_at
+        WHERE leases.holder = $1 OR leases.until_at < excluded.until_at - $5
+    RETURNING 1
+)
+SELECT clock.ms, instances.id, instances.seen_at, instances.counting, instances.wants_local,
+    EXISTS (SELECT FROM lease) AS leads,
+    coalesce((SELECT until_at FROM leases WHERE name = 'leader' AND holder <> $1), 0) AS other_leads_until,
+    coalesce((SELECT value FROM meta WHERE key = '{RELOADS_KEY}'), '0') AS reloads
+FROM clock LEFT JOIN instances ON instances.id <> $1 AND instances.seen_at > clock.ms - $5
+"""  # noqa: S608 -- constants of this module
+_LEAVE = ("DELETE FROM instances WHERE id = $1", "DELETE FROM leases WHERE holder = $1")
+_FORGET = f"DELETE FROM instances WHERE seen_at < {_NOW_MS} - {_FORGOTTEN_S * 1000}"  # noqa: S608
+
+_Step = Literal["shared", "to_local", "local", "to_shared"]
+"""What this process says of itself; both in between are `paused`."""
+_COUNTS: dict[str, Counting] = {"shared": "shared", "local": "local"}
+_GOES_ON: dict[_Step, tuple[_Step, frozenset[str]]] = {
+    "to_local": ("local", frozenset({"to_local", "local"})),
+    "to_shared": ("shared", frozenset({"to_shared", "shared"})),
+}
+"""Where a step leads to, and what all others must have said before."""
+
+
+class _Other(NamedTuple):
+    id: str
+    counting: str
+    wants_local: bool
+
+
+class SharedInstances:
+    """`gateway.instances.base.Instances` for several processes. Lifetime: from `start` to `aclose`."""
+
+    def __init__(self, url: str, instance_id: str, *, lease_s: float = _LEASE_S) -> None:
+        """`lease_s`: how long after it was last seen a process counts as alive; the same for all."""
+        self.instance_id = instance_id
+        self._lease_s = lease_s
+        self.wants_local = False
+        self.reloads = 0
+        """How often plans and prices were read again, by whichever process; as of the last beat."""
+        self.on_heard: Callable[[bool], None] = lambda is_heard: None
+        """Told when the database begins and ceases to answer. After it began, what was announced before may have been missed."""
+        self.on_reloads: Callable[[], None] = lambda: None
+        """Told when `reloads` has grown."""
+        self._url = url
+        self._link: Link | None = None
+        self._handlers: defaultdict[str, list[Handler]] = defaultdict(list)
+        self._others: Sequence[_Other] = ()
+        self._step: _Step = "to_shared"
+        """Not `shared` from the start: others may be counting locally."""
+        self._said: _Step | None = None
+        """What was committed last."""
+        self._is_heard = False
+        self._leads = False
+        self._other_leads = False
+        self._beaten_at = -float("inf")
+        """When the last beat that was answered began; monotonic, as all instants here."""
+        self._steady_since = float("inf")
+        self._clock_ahead_ms = 0.0
+        self._beating: asyncio.Task[None] | None = None
+        self._is_urgent = asyncio.Event()
+
+    # What it knows
+
+    @property
+    def count(self) -> int:
+        return 1 + len(self._others)
+
+    @property
+    def is_leader(self) -> bool:
+        return self._leads and not self.has_lapsed
+
+    @property
+    def is_heard(self) -> bool:
+        return self._is_heard
+
+    @property
+    def has_lapsed(self) -> bool:
+        """Whether others may believe that this process is dead."""
+        return time.monotonic() - self._beaten_at > self._lease_s * (1 - _MARGIN)
+
+    @property
+    def counting(self) -> Counting:
+        return "paused" if self.has_lapsed else _COUNTS.get(self._step, "paused")
+
+    def may_bury(self) -> bool:
+        """Whether those who are not in `alive` can be called dead: only a leader that missed nothing knows."""
+        return self.is_leader and self._is_heard and time.monotonic() - self._steady_since > self._lease_s
+
+    def alive(self) -> Select[tuple[str]]:
+        seen_at = instances.c.seen_at
+        return select(instances.c.id).where(seen_at > literal_column(f"{_NOW_MS} - {int(self._lease_s * 1000)}"))
+
+    def on(self, word: str, handler: Handler) -> None:
+        self._handlers[word].append(handler)
+
+    # Its life
+
+    async def start(self) -> None:
+        """Returns when it is known who else is there. Raises `ConfigError` when the database cannot be asked."""
+        try:
+            for _ in range(2):  # what was said has to be committed before others are looked at
+                await self._beat()
+        except Exception as exc:
+            await self._lose()
+            raise ConfigError(f"the database of GATEWAY_DATABASE_URL cannot be used ({translated(exc)})") from None
+        self._beating = spawn(self._go_on(), "tell-that-it-lives")
+
+    async def aclose(self) -> None:
+        """Others need not wait until it counts as dead. Call it when every hold has ended."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.wait({self._beating})
+        if self._link is not None and self._is_heard:
+            try:
+                for statement in _LEAVE:
+                    await self._link.execute(statement, self.instance_id)
+            except Exception as exc:
+                _log.warning("instance_not_removed", error=str(translated(exc)))
+            await end(self._link)
+        await self._lose()
+
+    def hurry(self) -> None:
+        """Something changed that others should hear of at once."""
+        self._is_urgent.set()
+
+    async def _go_on(self) -> None:
+        while True:
+            is_waiting = self._step in _GOES_ON and self._is_heard
+            try:
+                async with asyncio.timeout(_HURRIED_BEAT_S if is_waiting else _BEAT_S):
+                    await self._is_urgent.wait()
+            except TimeoutError:
+                pass
+            self._is_urgent.clear()
+            try:
+                await self._beat()
+            except Exception as exc:
+                if self._is_heard:
+                    _log.warning("instances_not_heard", error=str(translated(exc)))
+                await self._lose()
+
+    # Beats
+
+    async def _beat(self) -> None:
+        began_at = time.monotonic()
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            if self._link is None or self._link.is_closed():
+                self._link = await self._connected()
+            said = self._step
+            rows = await self._link.fetch(
+                _BEAT, self.instance_id, said, int(self.wants_local), not self._other_leads, int(self._lease_s * 1000)
+            )
+        self._note(rows, began_at)
+        self._said, before = said, self._said
+        if before == said:  # committed before what was read now
+            self._take_steps()
+        else:
+            self._turn_round()
+
+    def _note(self, rows: Sequence[Any], began_at: float) -> None:
+        now = time.monotonic()
+        first = rows[0]
+        ahead_ms = first["ms"] - now * 1000
+        has_stepped = abs(ahead_ms - self._clock_ahead_ms) > _CLOCK_STEP_S * 1000
+        if has_stepped or began_at - self._beaten_at > 2 * _ANSWER_TIMEOUT_S:
+            self._steady_since = now  # others may have had no chance to be seen yet
+        self._clock_ahead_ms = ahead_ms
+        self._beaten_at = began_at
+        self._others = [
+            _Other(row["id"], row["counting"], bool(row["wants_local"])) for row in rows if row["id"] is not None
+        ]
+        if first["leads"] != self._leads:
+            _log.info("leads" if first["leads"] else "leads_no_more")
+        self._leads = first["leads"]
+        self._other_leads = first["other_leads_until"] > first["ms"] and not self._leads
+        if not self._is_heard:
+            self._is_heard = True
+            self.on_heard(True)
+        if int(first["reloads"]) > self.reloads:
+            self.reloads = int(first["reloads"])
+            self.on_reloads()
+
+    def _take_steps(self) -> None:
+        if self._turn_round():
+            return
+        onward = _GOES_ON.get(self._step)
+        if onward is not None and onward[1].issuperset(other.counting for other in self._others):
+            self._go(onward[0])
+
+    def _turn_round(self) -> bool:
+        """To where somebody wants to be. Whether that is another way than before."""
+        wanted = self.wants_local or any(other.wants_local for other in self._others)
+        if wanted and self._step in ("shared", "to_shared"):
+            self._go("to_local")
+        elif not wanted and self._step in ("local", "to_local"):
+            self._go("to_shared")
+        else:
+            return False
+        return True
+
+    def _go(self, step: _Step) -> None:
+        _log.info("counting", how=step, instances=self.count)
+        self._step = step
+        self._is_urgent.set()
+
+    # The connection
+
+    async def _connected(self) -> Link:
+        link = await connect(
+            self._url,
+            name=f"gateway instance {self.instance_id[:32]}",
+            statement_timeout_s=_ANSWER_TIMEOUT_S,
+            answer_timeout_s=_ANSWER_TIMEOUT_S,
+            target="read-write",
+            settings={"synchronous_commit": "off"},  # what a crash of the server forgets is said again
+        )
+        try:
+            await link.add_listener(CHANNEL, self._hear)
+            await link.execute(_FORGET)
+        except BaseException:
+            link.terminate()
+            raise
+        return link
+
+    async def _lose(self) -> None:
+        link, self._link = self._link, None
+        if self._is_heard:
+            self._is_heard = False
+            self.on_heard(False)
+        if link is not None:
+            link.terminate()
+            await asyncio.sleep(0)  # only then is the socket closed
+
+    def _hear(self, link: Link, pid: int, channel: str, payload: str) -> None:
+        sender, _, said = payload.partition(" ")
+        if sender == self.instance_id:
+            return
+        word, _, rest = said.partition(" ")
+        for handler in self._handlers[word]:
+            spawn(_handled(handler, word, rest), f"announced-{word}")
+
+
+async def _handled(handler: Handler, word: str, rest: str) -> None:
+    try:
+        await handler(rest)
+    except Exception:
+        _log.exception("announcement_failed", word=word)
