@@ -45,13 +45,13 @@ soak: $(VENV)/.installed-dev
 	CRASH_SEEDS=$${CRASH_SEEDS:-200} $(BIN)/python -m pytest tests/test_crash.py -s
 	COUNTER_LIVES=$${COUNTER_LIVES:-2000} $(BIN)/python -m pytest tests/counters/test_counter_machine.py
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 # Needs uv; hashes only, never the name of an index.
 lock:
-	uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
-	  --no-header --no-annotate --upgrade --output-file requirements.lock
+	uv pip compile pyproject.toml --extra redis --extra postgres --group build --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 	uv pip compile pyproject.toml --group build --group dev --constraint requirements.lock --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade --output-file requirements-dev.lock
 
