@@ -69,8 +69,10 @@ def build_app(services: Services) -> ASGIApp:
 
 
 def build_control_app(services: Services) -> ASGIApp:
-    """The admin API for the Unix socket, whose file mode says who may call."""
-    return control_app(services.state())
+    """The admin API for the Unix socket, whose file mode says who may call, and what workers ask each other there."""
+    app = control_app(services.state())
+    app.router.routes.extend(health.control_routes)
+    return app
 
 
 __all__ = ["build_app", "build_control_app"]

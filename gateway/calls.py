@@ -158,9 +158,8 @@ class Calls:
         return iter(list(self._open.values()))
 
     def enter(self, call: Call) -> None:
-        """Raises `StoreError` while draining and above the bound."""
-        if self.is_draining:
-            raise _shutting_down()
+        """Raises `StoreError` above the bound, and once the grace of a drain is over."""
+        self.refuse_if_cut()
         if len(self._open) >= self._calls_max:
             raise StoreError(
                 "The gateway is at its limit of calls in flight; try again in a moment.",
@@ -171,7 +170,7 @@ class Calls:
         self._idle.clear()
 
     def refuse_if_cut(self) -> None:
-        """For a call about to be admitted: it was still being read when the grace ended. Raises `StoreError`."""
+        """Also for a call about to be admitted: it was still being read when the grace ended. Raises `StoreError`."""
         if self.is_cut:
             raise _shutting_down()
 
@@ -188,10 +187,11 @@ class Calls:
                 call.interrupt("total_timeout")
 
     def begin_drain(self) -> None:
+        """The process is about to end. What still comes, on connections that are open, is served."""
         self.is_draining = True
 
     def interrupt_all(self) -> None:
-        """The grace is over: end what runs, and let nothing dial any more."""
+        """The grace is over: end what runs, and let nothing begin or dial any more."""
         self.is_cut = True
         for call in self:
             call.interrupt("drain")

@@ -28,13 +28,19 @@ app = typer.Typer(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; else GATEWAY_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; else GATEWAY_PORT.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve; else GATEWAY_WORKERS.")] = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT."""
     from gateway.config import load_settings
-    from gateway.server import serve as serve_until_stopped
 
-    given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    raise typer.Exit(serve_until_stopped(load_settings(**given)))
+    options = {"host": host, "port": port, "workers": workers}
+    settings = load_settings(**{name: value for name, value in options.items() if value is not None})
+    if settings.workers > 1:
+        # Without the app, which only the workers need.
+        from gateway.workers import serve as serve_until_stopped
+    else:
+        from gateway.server import serve as serve_until_stopped
+    raise typer.Exit(serve_until_stopped(settings))
 
 
 app.add_typer(creators.app, name="creators")

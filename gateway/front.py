@@ -8,9 +8,10 @@ are OpenAI-shaped JSON like all others, since a client's SDK reads them.
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from gateway.calls import new_request_id
 from gateway.errors import error_body
@@ -22,11 +23,20 @@ HEADERS_MAX = 128
 CYCLE = "gateway.cycle"
 """Where a request's scope has what `FrontResponder` needs."""
 
+_LINGER_S = 1
+"""How long a connection whose last answer did not say that it would end waits for one more request, once the port is closed."""
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
 class _RefusedHead(Exception):
     """Stops the parser; what is answered stands in `_refusal`."""
+
+
+class FrontState(ServerState):
+    """What the connections of a server have in common."""
+
+    is_leaving = False
+    """Each answer ends its connection, and says so."""
 
 
 class FrontProtocol(HttpToolsProtocol):
@@ -39,6 +49,7 @@ class FrontProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._state = cast(FrontState, self.server_state)
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -106,8 +117,25 @@ class FrontProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if self._state.is_leaving and not self.pipeline:
+            cycle.keep_alive = False
         cycle.scope[CYCLE] = cycle  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, app)
+
+    def announce_end(self) -> None:
+        """The answer under way is the connection's last, and says so if it has not begun; else the next one will."""
+        running = self._running
+        if running is not None and not running.response_started and not self.pipeline:
+            running.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The port is closed: the connection ends, but not before what its client may have sent was answered."""
+        running = self._running
+        is_answering = running is not None and not running.response_complete
+        if is_answering or self.pipeline or self._head_bytes:
+            self.timeout_keep_alive = _LINGER_S
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """The refusal as JSON; uvicorn calls this for whatever the parser could not accept."""

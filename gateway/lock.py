@@ -12,6 +12,11 @@ CONTROL_SOCKET = "control.sock"
 _PID_BYTES_MAX = 32
 
 
+def control_socket(data_dir: Path, worker: int) -> Path:
+    """Where a worker answers the admin API to whoever may use the folder; the first one's is where commands ask."""
+    return data_dir / (f"control-{worker}.sock" if worker else CONTROL_SOCKET)
+
+
 class DataLock:
     """Holds `<data_dir>/lock` while entered; makes the folder (0700) where it is missing.
 

@@ -6,7 +6,8 @@ only when somebody scrapes: a call costs half a microsecond here instead of five
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,19 +15,43 @@ from prometheus_client.registry import Collector
 
 from gateway.ledger.records import Entry
 
+if TYPE_CHECKING:
+    from gateway.siblings import Siblings
+
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 _CODES_MAX = 64
+_DEGRADED = {"counters": False, "database": False, "clock": False}
 _ROUTE = ("endpoint", "model", "provider")
 
 _RouteKey = tuple[str, str, str]
 
 
 class Metrics(Collector):
-    """Lifetime: the process. Belongs to the event loop; `render` must run there too."""
+    """Lifetime: the process. Belongs to the event loop; `render` must run there too.
 
-    def __init__(self, *, calls_in_flight: Callable[[], int], is_ready: Callable[[], bool]) -> None:
+    What it asks when somebody scrapes: `degraded` tells of `counters`, `database` and `clock` whether they work by the
+    rule for trouble; `instances` how many processes are alive; `spooled_settles` how many wait on local disk.
+    """
+
+    siblings: "Siblings | None" = None
+    """The other workers of the same `serve`, whose numbers stand on the same page."""
+
+    def __init__(
+        self,
+        *,
+        calls_in_flight: Callable[[], int],
+        is_ready: Callable[[], bool],
+        degraded: Callable[[], Mapping[str, bool]] = dict,
+        instances: Callable[[], int] = lambda: 1,
+        is_leader: Callable[[], bool] = lambda: True,
+        spooled_settles: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._calls_in_flight = calls_in_flight
         self._is_ready = is_ready
+        self._degraded = degraded
+        self._instances = instances
+        self._is_leader = is_leader
+        self._spooled_settles = spooled_settles
         self._routes: dict[_RouteKey, _Series] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._rejected: dict[tuple[str, str], int] = {}
@@ -78,13 +103,31 @@ class Metrics(Collector):
         """A call with a known `Idempotency-Key` got the first one's answer."""
         self._replays += 1
 
+    async def page(self) -> bytes:
+        """What `/metrics` answers: of every worker that there are several of, or of the only process."""
+        own = self.render()
+        return own if self.siblings is None else await self.siblings.page_with(own)
+
     def render(self) -> bytes:
-        """The text exposition format."""
+        """This process's numbers in the text exposition format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("gateway_ready", "1 while new calls are taken.", float(self._is_ready()))
         yield GaugeMetricFamily("gateway_calls_in_flight", "Calls being served now.", float(self._calls_in_flight()))
+        degraded = GaugeMetricFamily(
+            "gateway_degraded", "1 while this part works by the rule for trouble.", labels=("what",)
+        )
+        for what, is_degraded in (_DEGRADED | dict(self._degraded())).items():
+            degraded.add_metric((what,), float(is_degraded))
+        yield degraded
+        yield GaugeMetricFamily("gateway_instances", "Processes that are alive, this one included.", self._instances())
+        yield GaugeMetricFamily(
+            "gateway_is_leader", "1 in the process that does what is done once.", float(self._is_leader())
+        )
+        yield GaugeMetricFamily(
+            "gateway_spooled_settles", "Settles on local disk that wait for the database.", self._spooled_settles()
+        )
         yield _codes("gateway_refused", "Calls a policy refused before the dial.", self._refused)
         yield _codes("gateway_rejected", "Requests answered with an error before admission.", self._rejected)
         failed = CounterMetricFamily(

@@ -43,17 +43,21 @@ async def test_leaving_twice_or_unentered_does_no_harm() -> None:
     assert len(calls) == 0
 
 
-async def test_a_drain_refuses_new_calls_and_lets_the_open_ones_be() -> None:
+async def test_a_drain_takes_what_still_comes_until_its_grace_is_over() -> None:
+    """On connections that are open: the port is the server's to close."""
     calls = Calls(10)
-    call = entered(calls)
-    call.allow_interrupts()
+    running = await Running(calls).waiting()
     calls.begin_drain()
+    assert calls.is_draining
+    assert entered(calls).request_id in calls
+    assert running.call.interrupted_by is None
+    calls.refuse_if_cut()
+    calls.interrupt_all()
     with pytest.raises(StoreError) as refused:
         entered(calls)
     assert refused.value.code == "shutting_down"
     assert refused.value.headers["connection"] == "close"
-    assert call.interrupted_by is None
-    calls.refuse_if_cut()
+    assert await running.ended() == "settled"
 
 
 async def test_a_call_still_being_read_when_the_grace_ends_is_not_admitted() -> None:

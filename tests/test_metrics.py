@@ -14,6 +14,10 @@ ROUTE_LABELS = {"endpoint", "model", "provider"}
 LABELS = {
     "gateway_ready": set(),
     "gateway_calls_in_flight": set(),
+    "gateway_degraded": {"what"},
+    "gateway_instances": set(),
+    "gateway_is_leader": set(),
+    "gateway_spooled_settles": set(),
     "gateway_refused": {"endpoint", "code"},
     "gateway_rejected": {"endpoint", "code"},
     "gateway_failed_attempts": {"provider", "error"},
@@ -151,3 +155,27 @@ def test_kept_answers_are_counted_with_what_they_saved() -> None:
     assert value(page, "gateway_cache_lookups_total", result="miss") == 2
     assert value(page, "gateway_cache_saved_nano_usd_total") == 2_700
     assert value(page, "gateway_idempotent_replays_total") == 1
+
+
+def test_what_is_said_of_trouble_and_of_the_others_is_asked_at_each_scrape() -> None:
+    degraded = {"counters": True, "clock": False}
+    page = Metrics(
+        calls_in_flight=lambda: 0,
+        is_ready=lambda: True,
+        degraded=lambda: degraded,
+        instances=lambda: 3,
+        is_leader=lambda: False,
+        spooled_settles=lambda: 17,
+    )
+    assert [value(page, "gateway_degraded", what=what) for what in ("counters", "database", "clock")] == [1, 0, 0]
+    degraded["database"] = True
+    assert value(page, "gateway_degraded", what="database") == 1
+    assert value(page, "gateway_instances") == 3
+    assert value(page, "gateway_is_leader") == 0
+    assert value(page, "gateway_spooled_settles") == 17
+
+
+def test_a_process_of_its_own_leads_and_is_well() -> None:
+    page = metrics()
+    assert {sample.value for sample in parsed(page)["gateway_degraded"].samples} == {0}
+    assert (value(page, "gateway_instances"), value(page, "gateway_is_leader")) == (1, 1)

@@ -1,6 +1,7 @@
 """SIGTERM: no new work, streams may end, what does not end in time is told and settled, and the exit is clean."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.rig import wire
 from tests.rig.catalog import cost_nano_usd
-from tests.rig.client import Connection, connect, exchange, request_bytes
+from tests.rig.client import Answer, Connection, connect, exchange, request_bytes
 from tests.rig.gateway import Gateway
 from tests.rig.upstream import Gate, Send, Stall, Upstream
 from tests.rig.waiting import soon
@@ -19,8 +20,10 @@ END = wire.event(wire.usage_chunk(wire.usage(9, 4))) + wire.DONE
 
 @pytest.fixture
 def draining(tmp_path: Path, upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Gateway]:
-    grace_s = getattr(request, "param", 30)
-    gateway = Gateway(tmp_path, upstream, settings={"DRAIN_GRACE_S": grace_s})
+    """Parametrised by its grace, or by its grace and its delay."""
+    given = getattr(request, "param", 30)
+    grace_s, delay_s = given if isinstance(given, tuple) else (given, 0)
+    gateway = Gateway(tmp_path, upstream, settings={"DRAIN_GRACE_S": grace_s, "DRAIN_DELAY_S": delay_s})
     try:
         yield gateway.start()
     finally:
@@ -39,6 +42,16 @@ async def until_refusing(gateway: Gateway) -> None:
     async with asyncio.timeout(15):
         while not await is_refusing(gateway):
             await asyncio.sleep(0.01)
+
+
+async def is_unreachable(gateway: Gateway) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                connection = await connect(gateway.port)
+            except OSError:
+                return
+            await connection.close()
 
 
 async def refused(gateway: Gateway, request: bytes) -> bool:
@@ -63,7 +76,7 @@ async def test_calls_end_within_the_grace_while_new_ones_are_refused(draining: G
     await soon(other_gate.is_reached.is_set, "the whole call at the upstream")
 
     draining.terminate()
-    await until_refusing(draining)
+    await is_unreachable(draining)
     late = upstream.reply(whole)
     assert await refused(draining, draining.chat_request(key, late))
     assert late.requests == []
@@ -155,3 +168,125 @@ async def test_an_idle_gateway_ends_at_once_although_clients_keep_connections(dr
     assert draining.wait(within_s=15) == 0
     for connection in idle:
         await connection.close()
+
+
+# Before the port is closed
+
+
+async def is_announced(gateway: Gateway) -> Answer:
+    """The answer of `/health/ready` once it says no."""
+    async with asyncio.timeout(15):
+        while (answer := await exchange(gateway.port, request_bytes("GET", "/health/ready"))).status == 200:
+            await asyncio.sleep(0.01)
+    return answer
+
+
+async def said_by(connection: Connection, request: bytes) -> Answer:
+    await connection.send(request)
+    await connection.read_head()
+    return await connection.read_rest()
+
+
+@pytest.mark.parametrize("draining", [(30, 600)], indirect=True)
+async def test_during_the_delay_everything_is_served_and_every_answer_ends_its_connection(
+    draining: Gateway, upstream: Upstream
+) -> None:
+    key = draining.new_key()
+    gate = Gate()
+    held = upstream.script(gate, Send(wire.reply(wire.completion("late", usage=wire.usage(9, 4)))))
+    script = upstream.reply(wire.completion("whole", usage=wire.usage(9, 4)))
+    request = draining.chat_request(key, script)
+    kept = await connect(draining.port)
+    assert (await said_by(kept, request)).header("connection") is None
+    under_way = await connect(draining.port)
+    await under_way.send(draining.chat_request(key, held))
+    await soon(gate.is_reached.is_set, "the call at the upstream")
+
+    draining.terminate()
+    ready = await is_announced(draining)
+    assert ready.status == 503
+    assert ready.json["checks"]["gateway"] == "draining"
+    new = await connect(draining.port)
+    stream = await draining.streamed(key, upstream.script(*(Send(each) for each in whole_stream())))
+    answers = [ready, stream, await said_by(kept, request), await said_by(new, request)]
+    gate.open()
+    await under_way.read_head()
+    answers.append(await under_way.read_rest())
+    assert [answer.status for answer in answers] == [503, 200, 200, 200, 200]
+    assert {answer.header("connection") for answer in answers} == {"close"}
+    for connection in (kept, new, under_way):
+        assert await connection.is_closed_by_peer()
+        await connection.close()
+
+    draining.terminate()
+    assert draining.wait(within_s=15) == 0, "a second signal ends the delay"
+    draining.start()
+    assert len(draining.entries(creator=key.creator)) == 5
+    draining.audit()
+
+
+def whole_stream() -> list[bytes]:
+    return [wire.stream_head() + wire.framed(ROLE + TEXT), wire.framed(FINISH + END) + wire.LAST_CHUNK]
+
+
+@pytest.mark.parametrize("draining", [(30, 0.3)], indirect=True)
+async def test_after_the_delay_the_port_is_closed_and_what_is_under_way_ends(
+    draining: Gateway, upstream: Upstream
+) -> None:
+    key = draining.new_key()
+    gate = Gate()
+    first, last = whole_stream()
+    stream = await draining.open_stream(key, upstream.script(Send(first), gate, Send(last)))
+    await stream.read_until(TEXT)
+    draining.terminate()
+    await is_unreachable(draining)
+    gate.open()
+    assert (await stream.read_rest()).is_complete
+    await stream.close()
+    assert draining.wait() == 0
+
+
+async def test_what_was_sent_before_the_port_closed_is_answered(draining: Gateway, upstream: Upstream) -> None:
+    """On a connection that was idle, on one that nobody has accepted yet, and where only a part had come."""
+    key = draining.new_key()
+    script = upstream.reply(wire.completion("whole", usage=wire.usage(9, 4)))
+    request = draining.chat_request(key, script)
+    idle, partial = await connect(draining.port), await connect(draining.port)
+    for connection in (idle, partial):
+        assert (await said_by(connection, request)).status == 200
+    await partial.send(request[:40])
+    process = draining.process
+    assert process is not None
+    process.send_signal(signal.SIGSTOP)
+    new = await connect(draining.port)
+    for connection in (idle, new):
+        await connection.send(request)
+    draining.terminate()
+    process.send_signal(signal.SIGCONT)
+    await is_unreachable(draining)
+    await partial.send(request[40:])
+    for connection in (idle, new, partial):
+        assert await connection.read_head() == 200
+        answer = await connection.read_rest()
+        assert answer.is_complete
+        assert answer.header("connection") == "close"
+        await connection.close()
+    assert draining.wait() == 0
+
+
+@pytest.mark.parametrize("draining", [(600, 600)], indirect=True)
+async def test_two_signals_in_a_row_end_it_whatever_it_waits_for(draining: Gateway, upstream: Upstream) -> None:
+    key = draining.new_key()
+    script = upstream.script(Send(wire.stream_head() + wire.framed(ROLE + TEXT)), Stall())
+    stream = await draining.open_stream(key, script)
+    await stream.read_until(TEXT)
+    draining.terminate()
+    await is_announced(draining)
+    draining.terminate()
+    (await stream.read_rest()).assert_broken_off()
+    await stream.close()
+    assert draining.wait() == 0
+    draining.start()
+    (entry,) = draining.entries(creator=key.creator)
+    assert entry["outcome"] == "aborted"
+    draining.audit()

@@ -17,3 +17,8 @@ def inherited() -> dict[str, str]:
 def crash_seeds() -> int:
     """How many times the crash test kills a gateway: `CRASH_SEEDS`, 4 by default."""
     return int(inherited().get("CRASH_SEEDS", "4"))
+
+
+def many_processes_rounds() -> int:
+    """How often the outages under several processes are repeated: `MANY_PROCESSES_ROUNDS`, once by default."""
+    return int(inherited().get("MANY_PROCESSES_ROUNDS", "1"))
