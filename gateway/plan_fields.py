@@ -24,7 +24,19 @@ from gateway.price_rows import (
 )
 from gateway.pricing import IMAGE_PREFIX, NANO_DIGITS, usd
 from gateway.toml_file import Table
-from policies.types import PAYERS, AnomalyAction, BudgetAction, CacheScope, CacheUse, Plan, ProviderLimits
+from policies.types import (
+    LIMITED_BY,
+    MAY_ALLOW,
+    PAYERS,
+    AnomalyAction,
+    BudgetAction,
+    CacheScope,
+    CacheUse,
+    LimitedBy,
+    OnStoreError,
+    Plan,
+    ProviderLimits,
+)
 from policies.windows import WINDOWS
 
 UNLIMITED = "unlimited"
@@ -171,6 +183,35 @@ def _refuse_empty(table: Table, key: str) -> None:
 # Tables below a plan
 
 
+def _on_store_error(table: Table, key: str, plan: Plan) -> dict[LimitedBy, OnStoreError]:
+    if _is_lifted(table, key):
+        return {}
+    merged: dict[Any, Any] = dict(plan.on_store_error)
+    data = table.data[key]
+    if not isinstance(data, dict):
+        table.fault("must be a table", key)
+        return merged
+    below = Table(table.file, (*table.where, key), data)
+    below.refuse_unknown(LIMITED_BY)
+    for name in LIMITED_BY:
+        if name in data:
+            _put(merged, name, None if data[name] is None else _action(below, name))
+    return merged
+
+
+def _action(table: Table, name: LimitedBy) -> object:
+    action = table.data[name]
+    if action not in (allowed := get_args(OnStoreError)):
+        table.fault(f"must be one of {', '.join(allowed)}", name)
+    elif action == "allow" and name not in MAY_ALLOW:
+        table.fault(
+            'cannot be "allow": without its counter nobody would pay for what is used, and nothing would bound it; say '
+            '"local_share" or "deny"',
+            name,
+        )
+    return action
+
+
 def _providers(table: Table, key: str, plan: Plan) -> dict[str, ProviderLimits]:
     if _is_lifted(table, key):
         return {}
@@ -303,6 +344,10 @@ def _show_price_row(row: Mapping[str, int]) -> dict[str, object]:
     return shown | ({"image_usd": images} if images else {})
 
 
+def _show_on_store_error(said: Mapping[LimitedBy, OnStoreError]) -> dict[str, str]:
+    return {name: said[name] for name in LIMITED_BY if name in said}
+
+
 PLAN_FIELDS: Mapping[str, PlanField] = {
     **{name: PlanField(name, _count(_most(name)), _same, is_limit=True) for name in WINDOWS},
     "quota_usd_per_month": PlanField("quota_nano_usd_per_month", _usd, _show_usd, is_limit=True),
@@ -320,5 +365,6 @@ PLAN_FIELDS: Mapping[str, PlanField] = {
     "cache": PlanField("cache", _word(get_args(CacheUse)), _same),
     "cache_scope": PlanField("cache_scope", _word(get_args(CacheScope)), _same),
     "when_unusual": PlanField("when_unusual", _word(get_args(AnomalyAction)), _same),
+    "on_store_error": PlanField("on_store_error", _on_store_error, _show_on_store_error),
 }
 """Every key of `[plans.NAME]`, in the order it is shown."""

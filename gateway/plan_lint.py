@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from gateway.catalog import Catalog, Model
 from gateway.pricing import IMAGE_PREFIX, usd
 from policies.types import Payer, Plan
+from policies.windows import WINDOWS
 
 __all__ = ["lint_plans"]
 
@@ -13,7 +14,7 @@ _DEFAULT_PAYERS = Plan("").payers
 
 def lint_plans(plans: Mapping[str, Plan], catalog: Catalog) -> list[str]:
     """One warning a line, naming the plan: caps in the wrong order, names the catalog lacks, prices that a request gets
-    around, payers that never pay."""
+    around, payers that never pay, rules for limits that are not set."""
     return [f"plans.{plan.name}: {text}" for plan in plans.values() for text in _doubts(plan, catalog)]
 
 
@@ -22,6 +23,7 @@ def _doubts(plan: Plan, catalog: Catalog) -> Iterable[str]:
     yield from _names(plan, catalog)
     yield from _image_prices(plan, catalog)
     yield from _payers(plan, catalog)
+    yield from _without_store(plan)
 
 
 def _caps(plan: Plan) -> Iterable[str]:
@@ -101,6 +103,23 @@ def _never_paying(plan: Plan, priced: list[Model]) -> Iterable[tuple[Payer, str]
             yield payer, "free_images_per_day is 0"
         elif payer == "free_images" and not has_images and plan.payers != _DEFAULT_PAYERS:
             yield payer, "no model it allows with a price in credits makes images"
+
+
+def _without_store(plan: Plan) -> Iterable[str]:
+    """A key's own limits go by it, too, but nobody would set it for those alone without knowing."""
+    limits = {name: getattr(plan, name) for name in WINDOWS}
+    for provider in plan.providers.values():
+        limits.update({name: value for name in WINDOWS if (value := getattr(provider, name)) is not None})
+    units = {WINDOWS[name].unit for name, value in limits.items() if value is not None}
+    has = {
+        "rate_limit": "request" in units,
+        "token_rate": "token" in units,
+        "concurrency": "call" in units,
+        "quota": plan.quota_nano_usd_per_month is not None,
+    }
+    for limited_by in plan.on_store_error:
+        if not has.get(limited_by, True):
+            yield f"on_store_error.{limited_by} has no effect: the plan sets no such limit"
 
 
 def _has_credits(plan: Plan, model: Model) -> bool:

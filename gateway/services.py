@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +22,7 @@ from gateway.assets.links import AssetLinks, public_base_url
 from gateway.assets.opening import open_asset_store
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.booking import Booking
+from gateway.cache.place import CachePlace
 from gateway.cache.responses import ResponseCache
 from gateway.cache.sqlite import SqliteCache
 from gateway.calls import Calls
@@ -39,9 +40,9 @@ from gateway.instances.base import AloneInstance
 from gateway.instances.news import FORGOTTEN, listen
 from gateway.instances.opening import open_instances
 from gateway.kept_images import KeptImages
-from gateway.ledger.counted import ended_among
 from gateway.ledger.database import Database
 from gateway.ledger.expiry import expire_credits
+from gateway.ledger.identity import database_id
 from gateway.ledger.opening import open_database
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.reloads import count_reload
@@ -81,7 +82,8 @@ DIALECTS: Mapping[str, Callable[[ProviderRow, str, Settings], Provider]] = {
 }
 """A provider is one module and one line here."""
 
-_CACHE_FILE = "cache.db"
+_CLOCK_DIFFERS_S = 5.0
+"""Between this machine and the database: holds and windows measured by the one are read by the other."""
 _BELIEVED_S = 60.0
 """How long a key is believed unheard of where others write to the same database, and are heard: every change is announced."""
 _UNHEARD_S = 1.0
@@ -157,16 +159,31 @@ class Services:
         await seed_new_windows(self.counters, self.database, fields=added, now=self.clock())
 
     def readiness(self) -> dict[str, str]:
-        """Each dependency by name: `ok`, or what is wrong."""
-        return {
+        """Each dependency by name: `ok`; `degraded: why`, where calls are taken by the rule for trouble; or what is wrong."""
+        degraded = {what: f"degraded: {why}" for what, why in self.degraded().items() if why}
+        checks = {
             "database": "ok" if self.database.ledger.is_ready else "the ledger cannot be written",
             "counters": "ok" if self.counters.is_available else "the counters cannot be reached",
             "gateway": "draining" if self.calls.is_draining else "ok",
         }
+        for what, why in degraded.items():
+            if checks.get(what, "ok") == "ok":
+                checks[what] = why
+        return checks
+
+    def degraded(self) -> dict[str, str]:
+        """What works by the rule for trouble, and why; empty where it does not."""
+        ledger, ahead_s = self.database.ledger, abs(self.database.clock_ahead_ms) / 1000
+        spooled = ledger.spooled
+        return {
+            "database": f"{spooled} settles wait on local disk" if spooled else "",
+            "counters": self.counters.degraded if self.counters.is_available else "the counters cannot be reached",
+            "clock": f"{ahead_s:.0f} s from the database's" if ahead_s > _CLOCK_DIFFERS_S else "",
+        }
 
     def is_ready(self) -> bool:
         """Whether calls are taken. A provider in trouble does not end that: other models may be well."""
-        return all(state == "ok" for state in self.readiness().values())
+        return all(state == "ok" or state.startswith("degraded") for state in self.readiness().values())
 
     def state(self) -> dict[str, Any]:
         """What handlers find in `request.app.state`."""
@@ -230,7 +247,12 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             await rebuild_counters(seeds, database, plans=live.plans, now=clock())
 
         counters = await open_counters(
-            settings, rebuild, ended_among=partial(ended_among, database), wall_clock=wall_clock
+            settings,
+            rebuild,
+            database=database,
+            instances=instances,
+            wall_clock=wall_clock,
+            database_id=await database_id(database) if settings.redis_url is not None else "",
         )
         stack.push_async_callback(counters.aclose)
         await give_back(counters, dead)
@@ -256,7 +278,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         schema_checker = SchemaChecker()
         stack.push_async_callback(schema_checker.close)
         calls = Calls(settings.calls_max)
-        cache = _open_cache(settings, secrets, wall_clock)
+        cache_place = stack.enter_context(CachePlace(settings.data_dir, settings.workers))
+        cache = _open_cache(settings, cache_place.path, secrets, wall_clock)
         stack.push_async_callback(cache.close)
         idempotency = Idempotency(
             database,
@@ -273,7 +296,14 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         async def announce_forgotten(creator: str) -> None:
             await services.announce(FORGOTTEN, creator)
 
-        metrics = Metrics(calls_in_flight=lambda: len(calls), is_ready=lambda: services.is_ready())
+        metrics = Metrics(
+            calls_in_flight=lambda: len(calls),
+            is_ready=lambda: services.is_ready(),
+            degraded=lambda: {what: bool(why) for what, why in services.degraded().items()},
+            instances=lambda: instances.count,
+            is_leader=lambda: instances.is_leader,
+            spooled_settles=lambda: database.ledger.spooled,
+        )
 
         async def record_price(model: str, price: Price) -> None:
             await database.record_prices({model: price})
@@ -433,11 +463,12 @@ def _open_kept_images(
     return KeptImages(database, library, links, keeps_history=settings.generation_history)
 
 
-def _open_cache(settings: Settings, secrets: Secrets, wall_clock: Callable[[], float]) -> ResponseCache:
+def _open_cache(
+    settings: Settings, path: Path | None, secrets: Secrets, wall_clock: Callable[[], float]
+) -> ResponseCache:
     store = None
-    if settings.cache_bytes_max:
+    if settings.cache_bytes_max and path is not None:
         sealer = Sealer(secrets, "cache-answers")
-        path = settings.data_dir / _CACHE_FILE
         store = SqliteCache(path, sealer, bytes_max=settings.cache_bytes_max, wall_clock=wall_clock)
     return ResponseCache(store, digest=secrets.hasher("cache-keys"), settings=settings, wall_clock=wall_clock)
 

@@ -17,7 +17,18 @@ from typing import NamedTuple
 from policies.amounts import amount_text
 from policies.owners import Owner, is_key, limit_name, owners_of, whose
 from policies.periods import in_utc, month_ends_at, month_text
-from policies.types import UNLIMITED, Account, BudgetAction, Call, Deny, DowngradeChoice, Limit, LimitGroup, Plan
+from policies.types import (
+    UNLIMITED,
+    Account,
+    BudgetAction,
+    Call,
+    Deny,
+    DowngradeChoice,
+    Limit,
+    LimitGroup,
+    OnStoreError,
+    Plan,
+)
 
 __all__ = ["HARD_NAME", "NAME", "counter_key", "decide", "hard_counter_key", "overview"]
 
@@ -51,7 +62,7 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
         month = account.memo[key] = _month(account, call.downgrade, now.year, now.month)
     groups: list[LimitGroup] = []
     for soft, hard in month.frames:
-        groups += _groups(call, soft, hard, month.ends_at)
+        groups += _groups(call, soft, hard, month.ends_at, month.on_store_error)
     return groups
 
 
@@ -65,14 +76,16 @@ def _has_budget(plan: Plan) -> bool:
     return plan.budget_nano_usd_per_month is not None or plan.budget_hard_nano_usd_per_month is not None
 
 
-def _groups(call: Call, soft: "_Frame", hard: "_Frame", ends_at: float) -> tuple[LimitGroup, ...]:
+def _groups(
+    call: Call, soft: "_Frame", hard: "_Frame", ends_at: float, without_store: OnStoreError
+) -> tuple[LimitGroup, ...]:
     name, key, capacity, refusal, resume_below, downgrades = soft
     expected, worst, least = call.expected_nano_usd, call.cost_nano_usd, call.cost_min_nano_usd
     unit = "cost_nano_usd"
     softly = (name, key, "calendar", capacity, expected, unit, refusal, 0, ends_at, None, resume_below, 0, downgrades)
     name, key, capacity, refusal, _, _ = hard
     hardly = (name, key, "calendar", capacity, worst, unit, refusal, 0, ends_at, least, None, 0, False)
-    return (_made(Limit, softly),), (_made(Limit, hardly),)
+    return (_made(Limit, (*softly, without_store)),), (_made(Limit, (*hardly, without_store)),)
 
 
 class _Frame(NamedTuple):
@@ -92,6 +105,7 @@ class _Month(NamedTuple):
     frames: tuple[tuple[_Frame, _Frame], ...]
     """The soft and the hard budget of the creator, and those of the virtual key if it has any."""
     ends_at: float
+    on_store_error: OnStoreError
     year: int
     month: int
 
@@ -103,7 +117,7 @@ def _month(account: Account, downgrade: DowngradeChoice, year: int, month: int) 
         for owner, plan in owners_of(account)
         if not is_key(owner) or _has_budget(plan)
     )
-    return _Month(frames, month_ends_at(year, month), year, month)
+    return _Month(frames, month_ends_at(year, month), account.plan.without_store("budget"), year, month)
 
 
 def _soft(owner: Owner, plan: Plan, action: BudgetAction, downgrade: DowngradeChoice, month: str) -> _Frame:

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from policies.amounts import amount_text
 from policies.owners import Owner, owners_of, whose
-from policies.types import Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.types import Account, Call, Deny, Limit, LimitGroup, OnStoreError, Plan
 from policies.windows import Counted, counted, shown
 
 __all__ = ["counter_key", "decide", "overview"]
@@ -29,18 +29,24 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
 
 
 def overview(account: Account, now: datetime) -> Sequence[Limit]:
-    return [_limit(owner, plan, gauge, 0) for owner, plan in owners_of(account) for gauge in shown("call", owner, plan)]
+    without_store = account.plan.without_store("concurrency")
+    return [
+        _limit(owner, plan, gauge, 0, without_store)
+        for owner, plan in owners_of(account)
+        for gauge in shown("call", owner, plan)
+    ]
 
 
 def _groups(account: Account, provider: str) -> tuple[LimitGroup, ...]:
+    without_store = account.plan.without_store("concurrency")
     return tuple(
-        (_limit(owner, plan, gauge, 1),)
+        (_limit(owner, plan, gauge, 1, without_store),)
         for owner, plan in owners_of(account)
         for gauge in counted("call", owner, plan, provider)
     )
 
 
-def _limit(owner: Owner, plan: Plan, of: Counted, amount: int) -> Limit:
+def _limit(owner: Owner, plan: Plan, of: Counted, amount: int, without_store: OnStoreError) -> Limit:
     towards = f" for provider '{of.provider}'" if of.provider else ""
     message = (
         f"Concurrency limit of {whose(owner, plan)}{towards} reached: {amount_text(of.capacity, 'call')} in "
@@ -54,4 +60,5 @@ def _limit(owner: Owner, plan: Plan, of: Counted, amount: int) -> Limit:
         amount=amount,
         unit="call",
         refusal=Deny("rate_limit_exceeded", message, "concurrency"),
+        on_store_error=without_store,
     )

@@ -35,7 +35,16 @@ def promo_counter_key(owner: Owner) -> str:
 def alternative(call: Call, account: Account, now: datetime) -> Limit:
     """The call's whole price in credits from those that do not expire."""
     key = counter_key(creator_owner(account.creator))
-    return Limit(NAME, key, "balance", account.credits_granted, call.credits or 0, "credit", _REFUSAL)
+    return Limit(
+        NAME,
+        key,
+        "balance",
+        account.credits_granted,
+        call.credits or 0,
+        "credit",
+        _REFUSAL,
+        on_store_error=account.plan.without_store("credits"),
+    )
 
 
 def promo_alternative(call: Call, account: Account, now: datetime) -> Limit:
@@ -54,6 +63,7 @@ def promo_alternative(call: Call, account: Account, now: datetime) -> Limit:
         "credit",
         _PROMO_REFUSAL,
         lapsed=lapsed,
+        on_store_error=account.plan.without_store("promo_credits"),
     )
 
 

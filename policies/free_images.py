@@ -25,7 +25,18 @@ def alternative(call: Call, account: Account, now: datetime) -> Limit:
     if now.tzinfo is not UTC:
         now = in_utc(now)
     key, refusal, ends_at = _frame(creator_owner(account.creator), plan, now.year, now.month, now.day)
-    return Limit(NAME, key, "calendar", plan.free_images_per_day, call.images, "image", refusal, 0, ends_at)
+    return Limit(
+        NAME,
+        key,
+        "calendar",
+        plan.free_images_per_day,
+        call.images,
+        "image",
+        refusal,
+        0,
+        ends_at,
+        on_store_error=plan.without_store("free_images"),
+    )
 
 
 class _Frame(NamedTuple):

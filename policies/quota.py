@@ -8,7 +8,7 @@ from typing import NamedTuple
 from policies.amounts import amount_text
 from policies.owners import Owner, creator_owner, limit_name, own_limits_owner, whose
 from policies.periods import in_utc, month_ends_at, month_of, month_text
-from policies.types import UNLIMITED, Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.types import UNLIMITED, Account, Call, Deny, Limit, LimitGroup, OnStoreError, Plan
 
 __all__ = ["NAME", "alternative", "counter_key", "key_groups", "month_ends_at", "month_of"]
 
@@ -41,18 +41,18 @@ def _limit(call: Call, account: Account, make: "Callable[[Account, int, int], _F
     frame: _Frame | None = account.memo.get(make)
     if frame is None or frame.month != now.month or frame.year != now.year:
         frame = account.memo[make] = make(account, now.year, now.month)
-    name, key, capacity, refusal, ends_at, _, _ = frame
+    name, key, capacity, refusal, ends_at, without_store, _, _ = frame
     amount, amount_min = call.charge_nano_usd, call.charge_min_nano_usd
-    values = (name, key, "calendar", capacity, amount, "nano_usd", refusal, 0, ends_at, amount_min, None, 0, False)
-    return _made(Limit, values)
+    until = (0, ends_at, amount_min, None, 0, False, without_store)
+    return _made(Limit, (name, key, "calendar", capacity, amount, "nano_usd", refusal, *until))
 
 
 def _creator_frame(account: Account, year: int, month: int) -> "_Frame":
-    return _frame(creator_owner(account.creator), account.plan, year, month)
+    return _frame(creator_owner(account.creator), account.plan, account.plan, year, month)
 
 
 def _key_frame(account: Account, year: int, month: int) -> "_Frame":
-    return _frame(own_limits_owner(account), account.key_plan or account.plan, year, month)
+    return _frame(own_limits_owner(account), account.key_plan or account.plan, account.plan, year, month)
 
 
 class _Frame(NamedTuple):
@@ -63,11 +63,12 @@ class _Frame(NamedTuple):
     capacity: int
     refusal: Deny
     ends_at: float
+    on_store_error: OnStoreError
     year: int
     month: int
 
 
-def _frame(owner: Owner, plan: Plan, year: int, month: int) -> _Frame:
+def _frame(owner: Owner, plan: Plan, of_account: Plan, year: int, month: int) -> _Frame:
     quota = plan.quota_nano_usd_per_month
     message = f"The monthly quota of {whose(owner, plan)}, {amount_text(quota or 0, 'nano_usd')}, does not cover this request."
     return _Frame(
@@ -76,6 +77,7 @@ def _frame(owner: Owner, plan: Plan, year: int, month: int) -> _Frame:
         UNLIMITED if quota is None else quota,
         Deny("insufficient_quota", message, "quota"),
         month_ends_at(year, month),
+        of_account.without_store("quota"),
         year,
         month,
     )

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from policies.amounts import amount_text
 from policies.owners import Owner, owners_of, whose
-from policies.types import Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.types import Account, Call, Deny, Limit, LimitGroup, OnStoreError, Plan
 from policies.windows import Counted, counted, shown
 
 __all__ = ["counter_key", "decide", "overview"]
@@ -27,20 +27,24 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
 
 
 def overview(account: Account, now: datetime) -> Sequence[Limit]:
+    without_store = account.plan.without_store("rate_limit")
     return [
-        _limit(owner, plan, window, 0) for owner, plan in owners_of(account) for window in shown("request", owner, plan)
+        _limit(owner, plan, window, 0, without_store)
+        for owner, plan in owners_of(account)
+        for window in shown("request", owner, plan)
     ]
 
 
 def _groups(account: Account, provider: str) -> tuple[LimitGroup, ...]:
+    without_store = account.plan.without_store("rate_limit")
     return tuple(
-        (_limit(owner, plan, window, 1),)
+        (_limit(owner, plan, window, 1, without_store),)
         for owner, plan in owners_of(account)
         for window in counted("request", owner, plan, provider)
     )
 
 
-def _limit(owner: Owner, plan: Plan, of: Counted, amount: int) -> Limit:
+def _limit(owner: Owner, plan: Plan, of: Counted, amount: int, without_store: OnStoreError) -> Limit:
     towards = f" for provider '{of.provider}'" if of.provider else ""
     message = (
         f"Rate limit of {whose(owner, plan)}{towards} reached: {amount_text(of.capacity, 'request')} in "
@@ -55,4 +59,5 @@ def _limit(owner: Owner, plan: Plan, of: Counted, amount: int) -> Limit:
         unit="request",
         refusal=Deny("rate_limit_exceeded", message, "rate_limit"),
         window_s=of.window.window_s,
+        on_store_error=without_store,
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from policies.amounts import amount_text
 from policies.owners import Owner, owners_of, whose
-from policies.types import Account, Call, Deny, Limit, LimitGroup, Plan
+from policies.types import Account, Call, Deny, Limit, LimitGroup, OnStoreError, Plan
 from policies.windows import Counted, counted, shown
 
 __all__ = ["counter_key", "decide", "overview"]
@@ -28,8 +28,9 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
     key = ("token_rate", call.provider)
     frames: tuple[_Frame, ...] | None = account.memo.get(key)
     if frames is None:
+        without_store = account.plan.without_store("token_rate")
         frames = account.memo[key] = tuple(
-            _frame(owner, plan, window)
+            _frame(owner, plan, window, without_store)
             for owner, plan in owners_of(account)
             for window in counted("token", owner, plan, call.provider)
         )
@@ -37,8 +38,11 @@ def decide(call: Call, account: Account, now: datetime) -> Sequence[LimitGroup]:
 
 
 def overview(account: Account, now: datetime) -> Sequence[Limit]:
+    without_store = account.plan.without_store("token_rate")
     frames = [
-        _frame(owner, plan, window) for owner, plan in owners_of(account) for window in shown("token", owner, plan)
+        _frame(owner, plan, window, without_store)
+        for owner, plan in owners_of(account)
+        for window in shown("token", owner, plan)
     ]
     return [limit for (limit,) in _groups(frames, 0)]
 
@@ -51,9 +55,10 @@ class _Frame(NamedTuple):
     capacity: int
     refusal: Deny
     window_s: int
+    on_store_error: OnStoreError
 
 
-def _frame(owner: Owner, plan: Plan, of: Counted) -> _Frame:
+def _frame(owner: Owner, plan: Plan, of: Counted, without_store: OnStoreError) -> _Frame:
     towards = f" for provider '{of.provider}'" if of.provider else ""
     message = (
         f"Token limit of {whose(owner, plan)}{towards} reached: {amount_text(of.capacity, 'token')} in "
@@ -61,15 +66,14 @@ def _frame(owner: Owner, plan: Plan, of: Counted) -> _Frame:
     )
     window_s = of.window.window_s
     refusal = Deny("rate_limit_exceeded", message, "token_rate")
-    return _Frame(of.name, counter_key(owner, window_s, of.provider), of.capacity, refusal, window_s)
+    key = counter_key(owner, window_s, of.provider)
+    return _Frame(of.name, key, of.capacity, refusal, window_s, without_store)
 
 
 def _groups(frames: Iterable[_Frame], tokens: int) -> list[LimitGroup]:
-    return [
-        (
-            _made(
-                Limit, (name, key, "rolling", capacity, tokens, "token", refusal, window_s, None, None, None, 0, False)
-            ),
-        )
-        for name, key, capacity, refusal, window_s in frames
-    ]
+    groups: list[LimitGroup] = []
+    never = (None, None, None, 0, False)  # it ends with no period, never shrinks, lapses or downgrades
+    for name, key, capacity, refusal, window_s, without_store in frames:
+        values = (name, key, "rolling", capacity, tokens, "token", refusal, window_s, *never, without_store)
+        groups.append((_made(Limit, values),))
+    return groups

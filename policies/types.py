@@ -8,7 +8,7 @@ NamedTuples, because a handful is made for every call on the hot path.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 Kind = Literal["rolling", "calendar", "gauge", "balance"]
 """`rolling`: units in any window of `window_s`; `calendar`: units in a period named in the key; `gauge`: units at once,
@@ -27,6 +27,16 @@ CacheUse = Literal["asked", "on", "never"]
 CacheScope = Literal["creator", "shared"]
 """Whose answers a creator may be given: its own, or those of everybody whose plan says `shared`."""
 AnomalyAction = Literal["notify", "throttle", "pause"]
+OnStoreError = Literal["deny", "local_share", "allow"]
+"""While the store that counts for all processes cannot be used: `deny` refuses the call, `local_share` lets each process
+give out its share of what is left, `allow` does not ask the limit."""
+LimitedBy = Literal[
+    "rate_limit", "token_rate", "concurrency", "free_images", "promo_credits", "credits", "quota", "budget"
+]
+LIMITED_BY: tuple[LimitedBy, ...] = get_args(LimitedBy)
+"""What `Plan.on_store_error` has a say about."""
+MAY_ALLOW: frozenset[LimitedBy] = frozenset({"rate_limit", "token_rate", "concurrency"})
+"""Limits that nobody owes anything for. Without the others an outage would be money for nothing."""
 
 
 class Deny(NamedTuple):
@@ -79,6 +89,8 @@ class Limit(NamedTuple):
     """Units of a balance that are gone without having been spent: at least so many count as used."""
     downgrades: bool = False
     """When it does not fit, a cheaper model is tried before the refusal is told."""
+    on_store_error: OnStoreError = "local_share"
+    """What becomes of it while the counters of all processes cannot be asked."""
 
 
 LimitGroup = tuple[Limit, ...]
@@ -160,12 +172,17 @@ class Plan:
     cache_scope: CacheScope = "creator"
     when_unusual: AnomalyAction = "notify"
     """What is done about an hour out of the usual, beside telling it."""
+    on_store_error: Mapping[LimitedBy, OnStoreError] = field(default_factory=dict)
+    """By what sets the limit; `local_share` where nothing is said. Holds for a key's own limits, too."""
     prices: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What this account owes instead of the catalog's price, by model: pico-dollars by price field, or `credits`."""
     is_overridden: bool = field(default=False, compare=False)
     """Some of it is the creator's or the key's own, not what the plan of this name says."""
     counted: frozenset[str] = frozenset()
     """Optional windows that are counted though this plan sets no limit, because another plan of the file does."""
+
+    def without_store(self, limited_by: LimitedBy) -> OnStoreError:
+        return self.on_store_error.get(limited_by, "local_share")
 
     def __hash__(self) -> int:
         # Policies keep what depends on the plan alone; hashing two dozen fields a call would cost more than that saves.

@@ -24,7 +24,7 @@ from gateway.plans import (
     with_key_overrides,
     with_overrides,
 )
-from policies.types import PAYERS, Plan, ProviderLimits
+from policies.types import LIMITED_BY, MAY_ALLOW, PAYERS, Plan, ProviderLimits
 
 USD = 10**9
 """Nano-dollars."""
@@ -53,6 +53,11 @@ addresses = ["192.0.2.0/24", "2001:DB8::/32", "198.51.100.7"]
 cache = "on"
 cache_scope = "shared"
 when_unusual = "pause"
+
+[plans.all.on_store_error]
+rate_limit = "allow"
+quota = "deny"
+credits = "local_share"
 
 [plans.all.providers.openai]
 requests_per_minute = 10
@@ -143,6 +148,7 @@ def test_every_key_arrives_where_it_belongs(write: Write) -> None:
         cache="on",
         cache_scope="shared",
         when_unusual="pause",
+        on_store_error={"rate_limit": "allow", "quota": "deny", "credits": "local_share"},
         prices={
             "gpt-4.1": {"input": 2_500_000, "reasoning": 1, "credits": 5},
             "dall-e": {"image:1024x1024/hd": 80_000_000_000, "image:512x512/*": 0, "image:*/*": 10**12},
@@ -409,6 +415,23 @@ def test_lists_replace_those_of_the_plan_and_null_allows_all() -> None:
     assert changed == Plan("x", models=frozenset({"b"}), endpoints=frozenset({"chat"}))
 
 
+def test_what_is_done_without_a_store_is_merged_word_by_word() -> None:
+    plan = Plan("x", on_store_error={"rate_limit": "allow", "quota": "deny"})
+    changed = with_overrides(plan, {"on_store_error": {"rate_limit": None, "credits": "deny"}})
+    assert changed.on_store_error == {"quota": "deny", "credits": "deny"}
+    assert (changed.without_store("rate_limit"), changed.without_store("quota")) == ("local_share", "deny")
+    assert with_overrides(plan, {"on_store_error": None}).on_store_error == {}
+
+
+@pytest.mark.parametrize("name", sorted(set(LIMITED_BY) - MAY_ALLOW))
+def test_what_is_paid_for_is_never_allowed_without_a_store(write: Write, name: str) -> None:
+    path = write(f'[plans.x]\n[plans.x.on_store_error]\n{name} = "allow"\n')
+    with pytest.raises(
+        ConfigError, match=rf':3: plans.x.on_store_error.{name}: cannot be "allow": without its counter'
+    ):
+        load_plans(path)
+
+
 def test_provider_limits_are_merged_limit_by_limit() -> None:
     plan = Plan(
         "x",
@@ -509,6 +532,7 @@ def test_what_is_counted_because_of_other_plans_stays_counted(write: Write) -> N
         pytest.param("cache", None, "must be one of", id="null use of the cache"),
         pytest.param("cache_scope", ["shared"], "must be one of", id="scopes as a list"),
         pytest.param("when_unusual", {}, "must be one of", id="an object as an action"),
+        pytest.param("on_store_error", "deny", "must be a table", id="one word for all that is done without a store"),
         pytest.param("payers", None, "one or more of", id="null payers"),
         pytest.param("payers", [{}], "one or more of", id="objects as payers"),
         pytest.param("models", [], "must not be empty", id="no model"),
@@ -549,6 +573,11 @@ def test_a_bad_override_is_a_400_that_names_the_field(field: str, value: object,
         pytest.param(
             {"prices": {"m": {"image_usd": {"*": 0.1}}}}, "overrides.prices.m.image_usd.*", id="a float for an image"
         ),
+        pytest.param({"on_store_error": {"access": "deny"}}, "overrides.on_store_error.access", id="no such limit"),
+        pytest.param({"on_store_error": {"quota": []}}, "overrides.on_store_error.quota", id="a list as an action"),
+        pytest.param(
+            {"on_store_error": {"budget": "allow"}}, "overrides.on_store_error.budget", id="money for nothing"
+        ),
         pytest.param({"x" * 100: 1}, f"overrides.{'x' * 64}", id="a long name is cut"),
         pytest.param({"a\nb": 1}, "overrides.a?b", id="an unprintable name is mended"),
     ],
@@ -584,6 +613,7 @@ def test_a_keys_limits_stand_beside_the_creators_and_the_rest_above() -> None:
         "cache": "never",
         "cache_scope": "shared",
         "when_unusual": "pause",
+        "on_store_error": {"quota": "deny"},
     }
     limits = {"requests_per_hour", "quota_usd_per_month", "budget_usd_per_month", "providers"}
     assert with_key_overrides(plan, overrides) == with_overrides(
@@ -653,6 +683,7 @@ def test_a_plan_is_shown_in_the_words_of_the_file(write: Write) -> None:
         "cache": "on",
         "cache_scope": "shared",
         "when_unusual": "pause",
+        "on_store_error": {"rate_limit": "allow", "credits": "local_share", "quota": "deny"},
         "providers": {
             "azure-2": {"requests_per_hour": 30},
             "openai": {"requests_per_minute": 10, "tokens_per_day": 20},
@@ -668,7 +699,7 @@ def test_a_plan_without_limits_is_shown_with_nulls() -> None:
     shown = plan_to_json(Plan("x"))
     assert shown["quota_usd_per_month"] is None
     assert shown["models"] is None
-    assert (shown["providers"], shown["prices"]) == ({}, {})
+    assert (shown["providers"], shown["prices"], shown["on_store_error"]) == ({}, {}, {})
     assert (shown["cache"], shown["cache_scope"], shown["when_unusual"]) == ("asked", "creator", "notify")
 
 
@@ -708,6 +739,7 @@ plans = st.builds(
     cache=st.sampled_from(["asked", "on", "never"]),
     cache_scope=st.sampled_from(["creator", "shared"]),
     when_unusual=st.sampled_from(["notify", "throttle", "pause"]),
+    on_store_error=st.dictionaries(st.sampled_from(LIMITED_BY), st.sampled_from(["deny", "local_share"])),
     prices=st.dictionaries(st.sampled_from(["gpt-4.1", "org/m@1"]), price_rows),
 )
 
@@ -841,6 +873,12 @@ def catalog(tmp_path: Path) -> Catalog:
             'prices."paint".image_usd has no "*"',
             id="an image price that saying nothing gets around",
         ),
+        pytest.param(
+            '[plans.x.on_store_error]\ntoken_rate = "deny"', "on_store_error.token_rate has no", id="no tokens"
+        ),
+        pytest.param(
+            '[plans.x.on_store_error]\nquota = "deny"', "on_store_error.quota has no effect", id="no quota set"
+        ),
     ],
 )
 def test_check_warns_of_what_a_plan_can_hardly_mean(write: Write, catalog: Catalog, lines: str, warning: str) -> None:
@@ -856,6 +894,11 @@ def test_check_warns_of_what_a_plan_can_hardly_mean(write: Write, catalog: Catal
         pytest.param("quota_usd_per_month = 0\nfree_images_per_day = 1", id="no quota, so no budget"),
         pytest.param('quota_usd_per_month = 5\nbudget_usd_per_month = "unlimited"', id="a budget lifted on purpose"),
         pytest.param('models = ["big"]', id="usual payers nobody asks"),
+        pytest.param(
+            'quota_usd_per_month = "unlimited"\nconcurrent_calls = 1\n[plans.x.providers.mock]\nrequests_per_day = 1\n'
+            '[plans.x.on_store_error]\nconcurrency = "allow"\nrate_limit = "deny"\nbudget = "deny"\ncredits = "deny"',
+            id="what to do without a store about limits that are set",
+        ),
         pytest.param('payers = ["credits", "quota"]\nquota_usd_per_month = 1', id="credits before a quota"),
         pytest.param('[plans.x.prices."paint".image_usd]\n"1x1" = 2\n"*" = 1', id="any image of a model by tokens"),
         pytest.param('[plans.x.prices."paint"]\nimage_output_usd_per_mtok = 9', id="tokens of a model by tokens"),

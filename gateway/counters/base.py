@@ -122,6 +122,11 @@ class CounterSeeds(Protocol):
 class Counters(CounterStore, CounterSeeds, Protocol):
     """All that a gateway uses of a backend."""
 
+    @property
+    def degraded(self) -> str:
+        """What is not as it should be, though calls are counted, for people; empty where nothing is."""
+        ...
+
     async def aclose(self) -> None:
         """Leaves no connection or task behind."""
         ...

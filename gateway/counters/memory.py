@@ -69,6 +69,7 @@ class MemoryCounters:
         return answer
 
     is_available = True
+    degraded = ""
 
     async def settle(self, hold_id: str, actuals: Mapping[str, int], *, account_id: str | None = None) -> None:
         for place, taken, unit in self._holds.pop(hold_id, ()):
@@ -124,6 +125,17 @@ class MemoryCounters:
         tally.book(units - tally.settled)
         tally.resets_at = resets_at
         tally.refused_at = REFUSED_BEFORE if is_refused else None
+
+    def restore(self, hold_id: str, taken: Iterable[tuple[Limit, int]], *, age_s: float) -> None:
+        """Hold again what an open call took elsewhere `age_s` seconds ago: limits, and how much of each; whatever the
+        capacities. For counters that were filled with what had ended. Raises `ValueError` when it is open already."""
+        if hold_id in self._holds:
+            raise ValueError(f"hold {hold_id} is open already")
+        step = self._step()
+        for limit, units in taken:
+            counter = self._counters.setdefault(limit.key, _new_counter(limit, step))
+            counter.restore(limit, units, max(0.0, age_s), step)
+        self._holds[hold_id] = step.parts
 
     def _now(self) -> float:
         now = self._clock()

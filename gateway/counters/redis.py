@@ -9,15 +9,19 @@ Redis may be any from version 6.2, or Valkey, as one primary, with or without re
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import inf
 
 import orjson
 
 from gateway.counters.base import CountersUnavailable, LimitState, Refused, Taken
-from gateway.counters.redis_epochs import Epochs, Pace, Rebuild
+from gateway.counters.redis_epochs import Epochs, Pace
 from gateway.counters.redis_holds import RELEASED, OpenHold, OpenHolds
+from gateway.counters.redis_leftovers import Leftovers
 from gateway.counters.redis_link import Limits, RedisLink, unavailable
+from gateway.counters.redis_making import Among, EpochMaker, Rebuild
 from gateway.counters.redis_names import Names
 from gateway.counters.redis_scripts import (
     BOOK,
@@ -36,12 +40,17 @@ from gateway.counters.redis_scripts import (
     states_of,
 )
 from gateway.counters.redis_seeds import fill_arguments, require_written, set_arguments
+from gateway.counters.redis_sight import Sight
+from gateway.errors import ConfigError, StoreError
+from gateway.tasks import spawn
 from policies.types import Limit, LimitGroup
 
 __all__ = ["RedisCounters"]
 
 _EPOCHS_TRIED = 5
 """A call that meets a new epoch so often is given up."""
+_ENDINGS_KEPT = 512
+"""Of calls that end while they are counted elsewhere, until the ledger is asked which of them it has."""
 _IS_OPEN, _HAS_ENDED = -2, -3
 
 
@@ -50,7 +59,11 @@ class RedisCounters:
 
     Every method but the endings raises `CountersUnavailable`, within the timeouts of `limits`, or at once while Redis is
     known to be gone. `rebuild` fills an epoch from the ledger (see `RebuildSeeds`). `prefix` begins the name of every key.
-    `is_alone`: no other process counts here, so the first epoch is always filled anew. `account_of`: see `Names`. `clock` and `wall_clock`, as of `MemoryCounters`, replace the server's in tests.
+    `is_alone`: no other process counts here, so the first epoch is always filled anew. `account_of`: see `Names`.
+    `database_id` says which database fills the counters, and a process with another is refused; empty: that is not looked
+    at. `ended_among` and `open_among` ask the ledger which of some holds have an entry, and which are open there: without
+    them, holds of dead processes end late and as if they had been used. `clock` and `wall_clock`, as of `MemoryCounters`,
+    replace the server's in tests.
     """
 
     def __init__(
@@ -63,6 +76,9 @@ class RedisCounters:
         limits: Limits | None = None,
         pace: Pace | None = None,
         is_alone: bool = False,
+        database_id: str = "",
+        ended_among: Among | None = None,
+        open_among: Among | None = None,
         clock: Callable[[], float] | None = None,
         wall_clock: Callable[[], float] | None = None,
     ) -> None:
@@ -72,15 +88,37 @@ class RedisCounters:
         self._clock = clock
         self._wall_clock = wall_clock
         self._latest = -inf
-        self._epochs = Epochs(
+        self._prefix = prefix
+        self._is_alone = is_alone
+        self._ended_among = ended_among
+        self._kept_endings = 0
+        pace = pace or Pace()
+        self._leftovers = Leftovers(
+            self._link, self._names, ended_among=ended_among, open_among=open_among, outdated=self._outdated
+        )
+        sight = Sight(self._link, self._names, self._leftovers.is_here(self._holds.process))
+        maker = EpochMaker(
+            sight,
             self._link,
             self._names,
             self._holds,
             rebuild=rebuild,
-            pace=pace or Pace(),
-            is_alone=is_alone,
+            ended_among=ended_among,
+            gather_s=0.0 if is_alone else pace.gather_s,  # there is nobody to wait for
+            database_id=database_id,
             clock_argument=self._clock_argument,
+        )
+        self._epochs = Epochs(
+            self._link,
+            sight,
+            maker,
+            pace=pace,
+            is_filled=rebuild is not None,
+            is_alone=is_alone,
+            database_id=database_id,
+            moved=self._holds.moved,
             tell_endings=self._tell_endings,
+            sweep=self._sweep,
         )
 
     @property
@@ -94,13 +132,37 @@ class RedisCounters:
         return self._link.is_open and self._epochs.epoch is not None
 
     @property
+    def degraded(self) -> str:
+        return ""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether commands can be sent, as far as is known, be there counters to count on or not."""
+        return self._link.is_open
+
+    @property
+    def unavailable_for_s(self) -> float:
+        """How long calls could not be answered, in seconds by the monotonic clock; 0 while they can. Begins with the
+        object: counters are unavailable until they are connected, and as long as they are suspended."""
+        return 0.0 if self.is_available else self._epochs.stopped_for_s
+
+    @property
     def round_trips(self) -> int:
         """Made so far, also those of the watch."""
         return self._link.round_trips
 
     async def connect(self) -> None:
-        """Returns once counters are there to count on; fills them if need be. Raises `CountersUnavailable`."""
-        await self._epochs.current()
+        """Returns once counters are there to count on; fills them if need be. Raises `CountersUnavailable`, and
+        `ConfigError` where a gateway with another database counts under the same prefix."""
+        try:
+            await self._epochs.current()
+        except CountersUnavailable:
+            if self._epochs.is_of_others:
+                raise ConfigError(
+                    f"GATEWAY_REDIS_PREFIX {self._prefix!r} is used by a gateway with another database: "
+                    "choose another prefix"
+                ) from None
+            raise
 
     async def aclose(self) -> None:
         """Tells Redis what it can of how holds ended, and leaves no connection or task behind."""
@@ -111,6 +173,41 @@ class RedisCounters:
             await self._epochs.aclose()
             await self._link.aclose()
 
+    # Counting elsewhere for a while
+
+    def suspend(self) -> None:
+        """From now on everything but endings is refused at once, also what has been sent and not answered. Endings are
+        kept, and told later; what `adjust` is told is read from the ledger later.
+
+        No epoch that is known now, or seen before `resume`, counts again in this process. The server is watched as ever,
+        so that `is_reachable` stays true to it. Doing it twice is harmless.
+        """
+        self._epochs.suspend()
+
+    def resume(self) -> None:
+        """Count again, as soon as an epoch is there that was made after the suspension: of all processes that resume one
+        makes it, filled from the ledger and with the open holds of all. Harmless where nothing was suspended."""
+        self._epochs.resume()
+
+    def open_states(self) -> list[tuple[str, str, tuple[LimitState, ...], float]]:
+        """The open holds of this process, but those whose end is known: id, tag, what was taken, and when (monotonic)."""
+        return self._holds.open_states()
+
+    def adopt_hold(self, hold_id: str, tag: str, states: Sequence[LimitState], taken_at: float | None = None) -> None:
+        """A hold that was taken elsewhere is one of this process's from now on, and is restored in the next epoch with
+        what `states` say was taken. It ends by `settle` or `release` as any other: where that is before the next epoch is
+        filled, the ledger says what it used. `tag` as of `tag_of`; `taken_at` on the monotonic clock, else now.
+
+        One that is open here already stays as it is.
+        """
+        self._holds.adopt(hold_id, tag, tuple(states), time.monotonic() if taken_at is None else taken_at)
+        if not self._epochs.is_suspended:
+            self._outdated()  # the epoch that counts now has not heard of it
+
+    def tag_of(self, groups: Sequence[LimitGroup]) -> str:
+        """Under which account the hold of a call on `groups` lies."""
+        return self._names.tag_among(limit.key for group in groups for limit in group)
+
     # CounterStore
 
     async def take(self, hold_id: str, groups: Sequence[LimitGroup]) -> Taken | Refused:
@@ -118,7 +215,7 @@ class RedisCounters:
             raise unavailable("the call was given up before")
         if hold_id in self._holds:
             raise ValueError(f"hold {hold_id} is open already")
-        tag = self._tag(groups)
+        tag = self.tag_of(groups)
         epoch = ""
         is_known = True  # whether it was taken
         process = self._holds.process
@@ -154,7 +251,7 @@ class RedisCounters:
         await self._end(hold_id, RELEASED, account_id)
 
     async def preview(self, groups: Sequence[LimitGroup]) -> Taken | Refused:
-        tag = self._tag(groups)
+        tag = self.tag_of(groups)
 
         def ask(epoch: str) -> "asyncio.Future[Reply]":
             keys, wanted = groups_for(groups, epoch, self._names)
@@ -164,6 +261,9 @@ class RedisCounters:
 
     async def adjust(self, key: str, units: int, *, resets_at: float | None = None) -> None:
         """As the contract says. What Redis cannot be told now, it is told by filling it from the ledger once more."""
+        if self._epochs.is_suspended:
+            self._outdated()
+            return
         if self._epochs.epoch is None and self._epochs.outdated():
             return  # what fills the counters now may have read of it, or not
         epoch, names = self._epochs.epoch or await self._epochs.current(), self._names
@@ -221,6 +321,8 @@ class RedisCounters:
         for _ in range(_EPOCHS_TRIED):
             epoch = self._epochs.epoch or await self._epochs.current()
             reply = await ask(epoch)
+            if self._epochs.is_distrusted(epoch):
+                raise unavailable("calls are not counted in it for now")
             if reply[0] != RETRY:
                 return reply
             self._epochs.lost(epoch)
@@ -236,26 +338,46 @@ class RedisCounters:
         self._latest = max(self._latest, self._clock())
         return f"[{microseconds(self._latest)},{microseconds(self._wall_clock())}]"
 
-    def _tag(self, groups: Sequence[LimitGroup]) -> str:
-        return self._names.tag_among(limit.key for group in groups for limit in group)
-
     # Endings
 
     async def _end(self, hold_id: str, how: bytes, account_id: str | None) -> None:
         hold = self._holds.ending(hold_id, how)
+        if self._epochs.is_suspended:
+            self._end_elsewhere(hold_id, hold, account_id)
+            return
         if hold is None:
             if account_id is None or hold_id in self._holds:
                 return  # it has ended, or is about to
             hold = self._holds.foreign(hold_id, account_id, how)
         await self._tell_ending(hold_id, hold)
 
+    def _end_elsewhere(self, hold_id: str, hold: OpenHold | None, account_id: str | None) -> None:
+        """No epoch counts that holds it. One to come need not, unless its entry is not in the ledger yet."""
+        if hold is None:
+            if account_id is not None and hold_id not in self._holds:
+                self._holds.forget([hold_id])
+        elif not hold.is_booked:
+            self._holds.ended(hold_id)
+        else:
+            self._kept_endings += 1
+            if self._kept_endings % _ENDINGS_KEPT == 0 and self._ended_among is not None:
+                spawn(self._forget_ended(self._ended_among), "counters_forget_ended")
+
+    async def _forget_ended(self, ended_among: Among) -> None:
+        """However long calls are counted elsewhere, those that ended do not pile up."""
+        with suppress(StoreError):
+            ended = await ended_among(self._holds.booked())
+            if self._epochs.is_suspended:  # else a process may be about to restore them
+                self._holds.forget(ended)
+
     async def _tell_ending(self, hold_id: str, hold: OpenHold) -> None:
         """Where the server is gone, or is being filled, it is told again later: nobody has to wait for that."""
         epoch = self._epochs.epoch
-        if epoch is None or hold.ending is None:
+        if epoch is None or hold.ending is None or hold.is_unheard_of:
             self._epochs.start()
             return
         hold.is_being_told = True
+        may_have_ended, hold.may_have_ended = hold.may_have_ended, True
         try:
             reply = await self._call(END, epoch, (self._names.holds(hold.tag, epoch),), hold_id, hold.ending)
         except CountersUnavailable:
@@ -263,14 +385,25 @@ class RedisCounters:
         finally:
             hold.is_being_told = False
         if reply[0] == RETRY:
+            hold.may_have_ended = may_have_ended
             self._epochs.lost(epoch)
-        else:
-            self._holds.ended(hold_id)
+            return
+        self._holds.ended(hold_id)
+        if reply[0] == 0 and hold.is_booked and not may_have_ended and not self._is_alone:
+            # It was not held: whoever ended it did not say what this says, or it was open in no process when the epoch
+            # was made. The ledger knows what it used.
+            self._outdated()
 
     async def _tell_endings(self) -> None:
         """Whatever has not arrived yet: the server was gone, or whoever waited for an answer was."""
         if endings := [self._tell_ending(hold_id, hold) for hold_id, hold in self._holds.unended()]:
             await asyncio.gather(*endings)
+
+    async def _sweep(self, epoch: str) -> None:
+        await self._leftovers.end(epoch, self._clock_argument())
+
+    def _outdated(self) -> None:
+        self._epochs.outdated()
 
     def _link_failed(self) -> None:
         self._epochs.link_failed()

@@ -3,73 +3,44 @@
 Counters belong to an epoch, and the epoch to a server as it was when they were filled. A server that was flushed has no
 epoch any more, which every script notices; one that was restarted, promoted or replaced is another server, which every
 new connection notices, and a look at it now and then. That look also notices keys that were evicted and a clock that
-jumped. Whichever it is, in every process:
-
-1. nothing is taken any more, callers wait;
-2. one process locks the rebuild, under the name of the new epoch, and takes the old one away;
-3. all of them write down which holds they have open, and what those took;
-4. after a moment long enough for that, the one fills the new epoch from the ledger and restores those holds;
-5. it makes the epoch the one that counts, with the server it was made on; callers go on, in it.
+jumped. Whichever it is, in every process nothing is taken any more, callers wait, and one process makes a new epoch
+(redis_making.py). Callers go on, in that.
 
 The same is done where the ledger knows something that the counters could not be told (a refund), and at the start of a
-process that is alone: what the last one counted may lack how its last calls ended.
+process that is alone: what the last one counted may lack how its last calls ended. One that dies while it makes an epoch
+loses the lock, and the next begins anew. An epoch is replaced like that after half a year too, long before what it counts
+expires.
 
-A process that comes too late for 3 restores its own holds when it sees the new epoch. One that dies in between loses the
-lock, and the next begins anew. An epoch is replaced like that after half a year too, long before what it counts expires.
+Where calls are counted elsewhere for a while (`suspend`), the server is only watched. No epoch from before that counts
+again afterwards, whoever made it: it misses what happened meanwhile.
 """
 
 import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
-import orjson
 import structlog
 
 from gateway.counters.base import CountersUnavailable
-from gateway.counters.redis_holds import OpenHolds, restore_arguments
-from gateway.counters.redis_leftovers import SWEPT_EVERY_S, end_leftovers, is_here
-from gateway.counters.redis_link import INFO, Command, RedisLink, Server, server_of, unavailable
-from gateway.counters.redis_names import Names
-from gateway.counters.redis_scripts import RESTORE
-from gateway.counters.redis_seeds import RebuildSeeds
+from gateway.counters.redis_leftovers import SWEPT_EVERY_S
+from gateway.counters.redis_link import RedisLink, unavailable
+from gateway.counters.redis_making import EpochMaker
+from gateway.counters.redis_sight import Seen, Sight
 from gateway.tasks import spawn
 
-__all__ = ["Epochs", "Pace", "Rebuild"]
+__all__ = ["Epochs", "Pace"]
 
 _log = structlog.get_logger()
 
-Rebuild = Callable[[RebuildSeeds], Awaitable[None]]
-_EPOCH_LASTS_S = 180 * 86_400
 _CLOCK_STEP_MAX_S = 3_600.0
 """Windows and expiries are measured by the server's clock: one that jumps may have thrown counters away."""
-_LOCK_MS = 10_000
-_RENEWED_EVERY_S = 2.5
 _LOOK_AGAIN_S = 0.02
 """While another process rebuilds, or after a failure, the shortest pause before looking again."""
 _LOOK_AGAIN_MAX_S = 1.0
-_REMOVED_AT_ONCE = 500
-
-# Scripts of one line each, sent with their source: they run once in a while.
-_LOCK = b"""
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
-redis.call('DEL', KEYS[2])
-return 1"""
-_RENEW = b"return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-_PUBLISH = b"""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[3], KEYS[1], KEYS[4])
-redis.call('HSET', KEYS[3], 'server', ARGV[2], 'made_at', redis.call('TIME')[1], 'epoch', ARGV[1], 'evicted', ARGV[3])
-return 1"""
-_WRITE_DOWN = b"""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for number = 2, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[number], ARGV[number + 1]) end
-redis.call('PEXPIRE', KEYS[2], 600000)
-return 1"""
-_UNLOCK = b"return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+_DISTRUSTED_MAX = 256
 
 
 class Pace(NamedTuple):
@@ -79,30 +50,9 @@ class Pace(NamedTuple):
     """How often the server is looked at."""
     gather_s: float = 1.5
     """How long a rebuild waits for every process to write down its holds: longer than `watch_s` and a command's timeout
-    together. Holds of those that do not are restored late."""
+    together. Holds of those that do not are restored late. A process that is alone waits for nobody."""
     patience_s: float = 10.0
     """How long a caller waits for a rebuild."""
-
-
-class _Seen(NamedTuple):
-    server: Server
-    epoch: str | None
-    epoch_server: str
-    made_at: float
-    last_epoch: str
-    evicted_keys: int
-    """When the epoch was made."""
-    clock_s: float
-    """What the server's clock says, as Unix time."""
-    rebuilding: str | None
-
-    def is_sound(self) -> bool:
-        """The epoch's counters are all there."""
-        return (
-            self.epoch_server == self.server.fingerprint
-            and self.evicted_keys == self.server.evicted_keys
-            and abs(self.clock_s - self.made_at) < _EPOCH_LASTS_S
-        )
 
 
 def _next_sweep() -> float:
@@ -110,29 +60,38 @@ def _next_sweep() -> float:
 
 
 class Epochs:
-    """Lifetime: the process. Watches the server from the first call on."""
+    """Lifetime: the process. Watches the server from the first call on.
+
+    `tell_endings` and `sweep` are done where counters count: now and then, and after every new epoch.
+    """
 
     def __init__(
         self,
         link: RedisLink,
-        names: Names,
-        holds: OpenHolds,
+        sight: Sight,
+        maker: EpochMaker,
         *,
-        rebuild: Rebuild | None,
         pace: Pace,
+        is_filled: bool,
         is_alone: bool,
-        clock_argument: Callable[[], str],
+        database_id: str,
+        moved: Callable[[str], None],
         tell_endings: Callable[[], Awaitable[None]],
+        sweep: Callable[[str], Coroutine[Any, Any, None]],
     ) -> None:
         self._link = link
-        self._names = names
-        self._holds = holds
-        self._rebuild = rebuild
+        self._sight = sight
+        self._maker = maker
         self._pace = pace
-        self._clock_argument = clock_argument
+        self._is_filled = is_filled
+        """Something fills a new epoch."""
+        self._database_id = database_id
+        self._moved = moved
         self._tell_endings = tell_endings
+        self._sweep = sweep
         self._epoch: str | None = None
-        self._written_down_in: str | None = None
+        self._pending: str | None = None
+        """The epoch that this process is about to count in, or to make."""
         self._news = asyncio.Event()
         """Set when waiting callers have to look up."""
         self._has_rebuild_failed = False
@@ -140,12 +99,22 @@ class Epochs:
         """What is counted is a former process's, which may have ended without a word of how its last calls did."""
         self._is_outdated = False
         """The ledger knows something that the counters were not told."""
+        self._is_suspended = False
+        self._is_blind = False
+        """The server has not been looked at since counting in it was suspended."""
+        self._turns = 0
+        """How often counting was suspended or resumed."""
+        self._distrusted: dict[str, None] = {}
+        """Epochs that miss something, the latest last."""
+        self.is_of_others = False
+        """The counters are those of another database."""
         self._is_urgent = asyncio.Event()
         self._failures = 0
         self._clock_ahead_s = 0.0
         """How far the server's clock was ahead of this process's monotonic one when the epoch began to count here."""
         self._sweep_at = _next_sweep()
-        self._connection = link.new_connection()
+        self._stopped_at: float | None = time.monotonic()
+        """Since when calls cannot be answered, on the monotonic clock."""
         self._watching: asyncio.Task[None] | None = None
 
     # For callers
@@ -154,6 +123,19 @@ class Epochs:
     def epoch(self) -> str | None:
         """The epoch that counts, where that is known."""
         return self._epoch
+
+    @property
+    def is_suspended(self) -> bool:
+        return self._is_suspended
+
+    @property
+    def stopped_for_s(self) -> float:
+        """How long calls have not been answered for."""
+        return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
+
+    def is_distrusted(self, epoch: str) -> bool:
+        """What an answer in that epoch says is worth nothing any more."""
+        return epoch in self._distrusted
 
     async def current(self) -> str:
         """The epoch that counts; waits while there is none. Raises `CountersUnavailable`."""
@@ -178,6 +160,8 @@ class Epochs:
     def _require_hope(self) -> None:
         """Raises `CountersUnavailable` where waiting would be in vain."""
         self._link.require_open()
+        if self._is_suspended:
+            raise unavailable("calls are not counted in it for now")
         if self._has_rebuild_failed:
             raise unavailable("the ledger could not fill it")
 
@@ -196,7 +180,7 @@ class Epochs:
 
         Not where nothing fills them.
         """
-        if self._rebuild is None or self._watching is None:
+        if not self._is_filled or self._watching is None:
             return False
         self._is_outdated = True
         self.look()
@@ -204,6 +188,7 @@ class Epochs:
 
     def link_failed(self) -> None:
         """The link has closed: waiting callers are told, and the server is looked at until it is there again."""
+        self._note_availability()
         self._news.set()
         self.look()
 
@@ -212,7 +197,38 @@ class Epochs:
             self._watching.cancel()
             await asyncio.wait([self._watching])
             self._watching = None
-        await self._connection.disconnect()
+        await self._sight.aclose()
+
+    # Counting elsewhere
+
+    def suspend(self) -> None:
+        """Count in no epoch, and never again in one that is known by now. Doing it twice is harmless."""
+        if self._is_suspended:
+            return
+        self.start()
+        self._is_suspended = self._is_blind = True
+        self._turns += 1
+        for epoch in (self._epoch, self._pending):
+            self._distrust(epoch)
+        self._freeze()
+        self._maker.give_up()
+        self._news.set()
+        self.look()
+
+    def resume(self) -> None:
+        """Count again, in an epoch of after the suspension, which is made where there is none."""
+        if not self._is_suspended:
+            return
+        self._is_suspended = self._has_rebuild_failed = False
+        self._turns += 1
+        self.look()
+
+    def _distrust(self, epoch: str | None) -> None:
+        if epoch is None:
+            return
+        self._distrusted[epoch] = None
+        if len(self._distrusted) > _DISTRUSTED_MAX:
+            del self._distrusted[next(iter(self._distrusted))]
 
     # The watch
 
@@ -232,6 +248,7 @@ class Epochs:
                 self._news.set()
                 await self._pause()
                 continue
+            self._note_availability()
             try:
                 async with asyncio.timeout(pause_s):
                     await self._is_urgent.wait()
@@ -246,175 +263,117 @@ class Epochs:
 
     async def _look(self) -> float:
         """One look at the server, and what follows from it. Returns how soon the next is due, in seconds."""
+        turn = self._turns
         seen = await self._see()
         if not seen.server.is_primary:
             raise unavailable("it is a replica")
+        self._require_own(seen)
         await self._link.expect(seen.server)
-        if seen.rebuilding is not None and self._is_to_begin_anew:
-            await self._unlock(seen.rebuilding)  # of a process that died while it filled them
-        elif seen.rebuilding is not None:
-            self._freeze()
+        if self._is_suspended or turn != self._turns:
             self._link.open()
-            await self._write_down(seen.rebuilding)
-            return _LOOK_AGAIN_S
+            return self._pace.watch_s if turn == self._turns else 0.0
+        if seen.rebuilding is not None:
+            return await self._wait_for(seen.rebuilding)
         clock_ahead_s = seen.clock_s - time.monotonic()
-        has_stepped = self._epoch is not None and abs(clock_ahead_s - self._clock_ahead_s) > _CLOCK_STEP_MAX_S
-        if seen.epoch is None or has_stepped or not seen.is_sound() or self._is_to_begin_anew or self._is_outdated:
+        is_new, has_to_be_made = seen.epoch != self._epoch, self._has_to_be_made(seen, clock_ahead_s)
+        if is_new or has_to_be_made:
             self._freeze()
-            self._link.open()
-            await self._make_epoch(seen)
-            return 0.0
         self._link.open()
-        if seen.epoch != self._epoch:
+        if has_to_be_made or (is_new and await self._maker.is_too_late(seen.epoch or "")):
+            if turn == self._turns:
+                await self._make_epoch(seen)
+            return 0.0
+        if is_new:
             self._clock_ahead_s = clock_ahead_s
-            await self._adopt(seen.epoch)
+            await self._count_in(seen.epoch or "")
         await self._tell_endings()
-        if time.monotonic() >= self._sweep_at:
+        if time.monotonic() >= self._sweep_at and self._epoch is not None:
             self._sweep_at = _next_sweep()
-            spawn(self._sweep(seen.epoch), "counters_sweep")
+            spawn(self._sweep(self._epoch), "counters_sweep")
         return self._pace.watch_s
 
-    async def _see(self) -> _Seen:
-        names = self._names
-        *sections, clock, epoch, server, rebuilding, _ = await self._ask(
-            *INFO,
-            ("TIME",),
-            ("GET", names.epoch),
-            ("HMGET", names.server, "server", "made_at", "epoch", "evicted"),
-            ("GET", names.rebuild),
-            is_here(names, self._holds.process),
+    async def _see(self) -> Seen:
+        """What is there. What is there before counting is resumed, or may have been, is not counted in."""
+        turn, is_old = self._turns, self._is_suspended or self._is_blind
+        seen = await self._sight.see()
+        if is_old or turn != self._turns:
+            self._distrust(seen.epoch)
+        if turn == self._turns:
+            self._is_blind = False
+        self._pending = seen.epoch
+        return seen
+
+    def _require_own(self, seen: Seen) -> None:
+        """Raises `CountersUnavailable` where another database's gateway counts under the same names."""
+        is_of_others = bool(self._database_id and seen.database_id) and self._database_id != seen.database_id
+        if is_of_others and not self.is_of_others:
+            _log.error("counters_of_another_database", note="GATEWAY_REDIS_PREFIX is used twice")
+        self.is_of_others = is_of_others
+        if is_of_others:
+            self._freeze()
+            raise unavailable("a gateway with another database uses it under the same prefix")
+
+    def _has_to_be_made(self, seen: Seen, clock_ahead_s: float) -> bool:
+        has_stepped = self._epoch is not None and abs(clock_ahead_s - self._clock_ahead_s) > _CLOCK_STEP_MAX_S
+        return (
+            seen.epoch is None
+            or has_stepped
+            or not seen.is_sound(self._database_id)
+            or seen.epoch in self._distrusted
+            or self._is_to_begin_anew
+            or self._is_outdated
         )
-        fingerprint, made_at, last_epoch, evicted = (part or b"" for part in server)
-        return _Seen(
-            server_of(sections),
-            epoch and epoch.decode(),
-            fingerprint.decode(),
-            float(made_at or 0),
-            last_epoch.decode(),
-            int(evicted or 0),
-            float(clock[0]),
-            rebuilding and rebuilding.decode(),
-        )
-
-    async def _ask(self, *commands: Command) -> list[Any]:
-        replies = await self._link.ask(self._connection, *commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                _log.error("counters_refused_by_redis", reason=str(reply)[:200])
-                raise unavailable("it refuses to work")
-        return replies
-
-    async def _eval(self, source: bytes, keys: tuple[str, ...], *args: bytes | str | int) -> int:
-        (reply,) = await self._ask((b"EVAL", source, len(keys), *keys, *args))
-        return int(reply)
-
-    async def _sweep(self, epoch: str) -> None:
-        try:
-            await end_leftovers(self._link, self._names, epoch, self._clock_argument())
-        except CountersUnavailable:
-            return  # another time
 
     def _freeze(self) -> None:
         self._epoch = None
+        self._note_availability()
+
+    def _note_availability(self) -> None:
+        if self._link.is_open and self._epoch is not None:
+            self._stopped_at = None
+        elif self._stopped_at is None:
+            self._stopped_at = time.monotonic()
 
     # From one epoch to the next
 
-    async def _write_down(self, epoch: str) -> None:
-        """Which holds this process has open, for whoever makes `epoch`."""
-        if self._written_down_in == epoch:
-            return
-        await self._link.idle()  # what was asked for before may have taken something
-        rows = [part for row in self._holds.written(epoch, self._names) for part in row]
-        keys = self._names.rebuild, self._names.open_holds(epoch)
-        for start in range(0, len(rows), 2 * _REMOVED_AT_ONCE):
-            if not await self._eval(_WRITE_DOWN, keys, epoch, *rows[start : start + 2 * _REMOVED_AT_ONCE]):
-                return
-        self._written_down_in = epoch
+    async def _wait_for(self, rebuilding: str) -> float:
+        """While another process makes an epoch, unless nobody does any more."""
+        self._freeze()
+        self._link.open()
+        if self._is_to_begin_anew or rebuilding in self._distrusted:
+            await self._maker.unlock(rebuilding)  # of a process that died while it filled it, or gave it up
+            return 0.0
+        self._pending = rebuilding
+        was_outdated, self._is_outdated = self._is_outdated, False
+        is_heard = False
+        try:
+            is_heard = await self._maker.write_down(rebuilding)
+        finally:
+            if not is_heard:  # else the ledger is read afterwards
+                self._is_outdated |= was_outdated
+        return _LOOK_AGAIN_S
 
-    async def _adopt(self, epoch: str) -> None:
-        """Count in `epoch` from now on."""
-        await self._link.idle()
-        if self._written_down_in != epoch:
-            seeds = self._seeds(epoch, guard=self._names.epoch)
-            for hold_id, hold in self._holds.outside(epoch):
-                keys, limits = restore_arguments(hold, epoch, self._names)
-                await seeds.restore(RESTORE, keys, (hold_id, limits, self._holds.process))
-            await seeds.flush()
-        self._holds.moved(epoch)
+    async def _count_in(self, epoch: str) -> None:
+        await self._maker.join(epoch)
+        if epoch in self._distrusted:
+            return  # meanwhile
+        self._moved(epoch)
         self._has_rebuild_failed = False
         self._epoch = epoch
+        self._note_availability()
         self._news.set()
 
-    async def _make_epoch(self, seen: _Seen) -> None:
+    async def _make_epoch(self, seen: Seen) -> None:
         """Unless another process does: fill a new epoch and make it the one that counts."""
-        epoch = secrets.token_hex(6)
-        names = self._names
-        if not await self._eval(_LOCK, (names.rebuild, names.epoch), epoch, _LOCK_MS):
+        epoch = self._pending = secrets.token_hex(6)
+        if not await self._maker.lock(epoch, seen):
             return
-        _log.warning("counters_rebuild_started", epoch=epoch, former=seen.epoch or "")
-        self._is_outdated = False  # as of now: nothing has been read yet
-        started_at = time.monotonic()
-        renewing = spawn(self._renew(epoch), "counters_rebuild_lock")
+        was_outdated, self._is_outdated = self._is_outdated, False  # as of now: nothing has been read yet
+        is_made = False
         try:
-            await self._write_down(epoch)
-            if not self._is_to_begin_anew:  # else nobody has a hold
-                await asyncio.sleep(self._pace.gather_s)
-            await self._fill(epoch)
-            keys = names.rebuild, names.epoch, names.server, names.open_holds(epoch)
-            if not await self._eval(_PUBLISH, keys, epoch, seen.server.fingerprint, seen.server.evicted_keys):
-                raise unavailable("another process has begun to fill it")
-        except BaseException:
-            renewing.cancel()
-            self._is_outdated = True
-            await self._unlock(epoch)
-            raise
-        renewing.cancel()
-        self._is_to_begin_anew = False
-        _log.info("counters_rebuilt", epoch=epoch, seconds=round(time.monotonic() - started_at, 3))
-        if seen.last_epoch:
-            spawn(self._remove(seen.last_epoch), "counters_remove_former")
-
-    async def _fill(self, epoch: str) -> None:
-        (written,) = await self._ask(("HGETALL", self._names.open_holds(epoch)))
-        holds = dict(zip(written[::2], map(orjson.loads, written[1::2]), strict=True))
-        seeds = self._seeds(epoch, guard=self._names.rebuild, hold_ids=frozenset(map(bytes.decode, holds)))
-        if self._rebuild is not None:
-            await self._rebuild(seeds)
-            await seeds.flush()  # commands on several connections overtake each other, and a figure set erases a hold
-        for hold_id, (keys, args, is_ending) in holds.items():
-            ended = seeds.told_ended
-            if is_ending if ended is None else hold_id.decode() in ended:
-                continue
-            await seeds.restore(RESTORE, keys, (hold_id, *args))
-        await seeds.flush()
-
-    def _seeds(self, epoch: str, *, guard: str, hold_ids: frozenset[str] = frozenset()) -> RebuildSeeds:
-        clock = self._clock_argument()
-        return RebuildSeeds(self._link, self._names, epoch, guard=guard, clock=clock, hold_ids=hold_ids)
-
-    async def _renew(self, epoch: str) -> None:
-        """Keep the lock while the rebuild lasts; on a connection of its own, as that of the watch is busy with it."""
-        while True:
-            await asyncio.sleep(_RENEWED_EVERY_S)
-            try:
-                await self._link.send(b"EVAL", _RENEW, 1, self._names.rebuild, epoch, _LOCK_MS)
-            except CountersUnavailable:
-                continue  # the rebuild notices by itself
-
-    async def _unlock(self, epoch: str) -> None:
-        try:
-            await self._eval(_UNLOCK, (self._names.rebuild,), epoch)
-        except CountersUnavailable:
-            return  # it lapses
-
-    async def _remove(self, epoch: str) -> None:
-        """What a former epoch left behind: it would only expire much later."""
-        cursor: bytes | int = 0
-        while True:
-            cursor, found = await self._link.send(
-                "SCAN", cursor, "MATCH", self._names.all_of(epoch), "COUNT", _REMOVED_AT_ONCE
-            )
-            if found:
-                await self._link.send("UNLINK", *found)
-            if int(cursor) == 0:
-                return
+            is_made = await self._maker.make(epoch, seen, is_wanted=lambda: epoch not in self._distrusted)
+        finally:
+            if is_made:
+                self._is_to_begin_anew = False
+            else:
+                self._is_outdated |= was_outdated

@@ -32,6 +32,8 @@ class Names:
         """There as long as nobody has to look for what dead processes left."""
         self.rebuild = f"{prefix}rebuild"
         """The epoch that is being made; whoever set it makes it."""
+        self.database = f"{prefix}database"
+        """The id of the database that fills the counters."""
         # What follows is asked for several times a call.
         self.tag = lru_cache(maxsize=65_536)(self._tag)
         self.counter = lru_cache(maxsize=65_536)(self._counter)

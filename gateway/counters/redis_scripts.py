@@ -64,7 +64,7 @@ def _script(name: str, *beside: str) -> Script:
 TAKE = _script("take", "holding", "deciding")
 READ = _script("read", "holding", "deciding")
 RESTORE = _script("restore", "holding")
-END, LEFTOVERS = _script("end", "ending"), _script("leftovers", "ending")
+END, LEFTOVERS = _script("end", "ending"), _script("leftovers")
 BOOK, FILL = _script("book"), _script("fill")
 
 
@@ -100,7 +100,7 @@ def limits_for(
 
 
 def _row(limit: Limit, keys: dict[str, int]) -> list[int | str | bool]:
-    _, key, kind, capacity, amount, unit, _, window_s, resets_at, amount_min, resume_below, lapsed, _ = limit
+    _, key, kind, capacity, amount, unit, _, window_s, resets_at, amount_min, resume_below, lapsed, *_ = limit
     if amount < 0:
         raise ValueError(f"limit {limit.name} would take {amount}")
     if (number := keys.get(key)) is None:

@@ -75,6 +75,17 @@ class Tally:
         reset_s = 0.0 if resets_at is None or resets_at <= step.wall else resets_at - step.wall
         return _made(LimitState, (limit, settled, held, reset_s, taken))
 
+    def restore(self, limit: Limit, taken: int, age_s: float, step: Step) -> None:
+        """Units that an open call took before this tally was made, whatever the capacity."""
+        place: Ending = self._into_era(self.eras[-1], taken, limit.unit) if self.eras else self
+        if limit.unit == "request":
+            self.settled += taken
+        else:
+            self.held += taken
+            self.open_holds += 1
+            step.parts.append((place, taken, limit.unit))
+        self.touched_at = step.now
+
     def _take_with_care(self, limit: Limit, step: Step) -> int | None:
         if limit.amount < 0:
             raise negative_amount(limit)
@@ -244,6 +255,11 @@ class Gauge:
         self.open_holds += 1
         step.parts.append((self, amount, limit.unit))
         return _made(LimitState, (limit, 0, self.held, 0.0, amount))
+
+    def restore(self, limit: Limit, taken: int, age_s: float, step: Step) -> None:
+        self.held += taken
+        self.open_holds += 1
+        step.parts.append((self, taken, limit.unit))
 
     def undo(self, limit: Limit, taken: int) -> None:
         self.end(taken, 0)

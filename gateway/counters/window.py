@@ -136,6 +136,19 @@ class Window:
         for instant, units in slices:
             self._add(instant, units, 0)
 
+    def restore(self, limit: Limit, taken: int, age_s: float, step: Step) -> None:
+        """Units that an open call took `age_s` seconds ago, whatever the capacity. Nothing if they have left by now."""
+        self._forget_past(step.now)
+        instant = leaves_at(step.now - age_s, limit.window_s, limit.capacity, limit.unit)
+        is_held = limit.unit != "request"
+        if instant <= step.now or not (taken or is_held):
+            return
+        piece = self._insert(instant, taken, taken if is_held else 0)
+        if is_held:
+            if taken == 0:
+                piece.awaited += 1
+            step.parts.append((piece, taken, limit.unit))
+
     def trim(self) -> None:
         """Forget the newest slices that are and stay empty: the window resets when the last unit leaves."""
         while self.slices and not self.slices[-1].units and not self.slices[-1].awaited:
@@ -152,6 +165,22 @@ class Window:
             return last
         piece = Slice(self, instant, units, held)
         slices.append(piece)
+        return piece
+
+    def _insert(self, instant: float, units: int, held: int) -> Slice:
+        """In its place among the slices, unlike what is new."""
+        slices = self.slices
+        place = len(slices)
+        while place and slices[place - 1].leaves_at >= instant:
+            place -= 1
+        self.used += units
+        self.held += held
+        if place < len(slices) and (piece := slices[place]).leaves_at == instant:
+            piece.units += units
+            piece.held += held
+            return piece
+        piece = Slice(self, instant, units, held)
+        slices.insert(place, piece)
         return piece
 
     def _forget_past(self, now: float) -> None:

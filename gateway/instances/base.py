@@ -52,8 +52,17 @@ class Instances(Protocol):
     @property
     def counting(self) -> Counting: ...
 
+    @property
+    def round(self) -> int:
+        """Which agreement to count locally `counting` speaks of: another number each time that all have stopped for one,
+        the same in all of them. Whoever joins later makes everybody agree anew."""
+        ...
+
     wants_local: bool
     """Set by who counts: Redis cannot be used."""
+    has_stopped: Callable[[], bool]
+    """Set by who counts. A pause is told to the others only when this says that nothing is taken any more, and that all
+    that was is in the ledger: they read it there."""
 
     def may_bury(self) -> bool:
         """Whether those who are not in `alive` are dead for sure, and this one has to end what they left."""
@@ -76,10 +85,12 @@ class AloneInstance:
     is_leader = True
     is_heard = True
     has_lapsed = False
+    round = 0
 
     def __init__(self, instance_id: str) -> None:
         self.instance_id = instance_id
         self.wants_local = False
+        self.has_stopped: Callable[[], bool] = lambda: True
 
     @property
     def counting(self) -> Counting:

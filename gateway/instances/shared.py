@@ -47,10 +47,10 @@ _NOW_MS = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _BEAT = f"""
 WITH clock AS MATERIALIZED (SELECT {_NOW_MS} AS ms),
 beat AS (
-    INSERT INTO instances (id, started_at, seen_at, counting, wants_local)
-    SELECT $1, ms, ms, $2, $3 FROM clock
-    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, counting = excluded.counting,
-        wants_local = excluded.wants_local
+    INSERT INTO instances (id, started_at, seen_at, counting, round, agreed, wants_local)
+    SELECT $1, ms, ms, $2, $6, $7, $3 FROM clock
+    ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, counting = excluded.counting, round = excluded.round,
+        agreed = excluded.agreed, wants_local = excluded.wants_local
 ),
 lease AS (
     INSERT INTO leases (name, holder, until_at)
@@ -59,7 +59,7 @@ lease AS (
         WHERE leases.holder = $1 OR leases.until_at < excluded.until_at - $5
     RETURNING 1
 )
-SELECT clock.ms, instances.id, instances.seen_at, instances.counting, instances.wants_local,
+SELECT clock.ms, instances.id, instances.counting, instances.round, instances.agreed, instances.wants_local,
     EXISTS (SELECT FROM lease) AS leads,
     coalesce((SELECT until_at FROM leases WHERE name = 'leader' AND holder <> $1), 0) AS other_leads_until,
     coalesce((SELECT value FROM meta WHERE key = '{RELOADS_KEY}'), '0') AS reloads
@@ -69,18 +69,24 @@ _LEAVE = ("DELETE FROM instances WHERE id = $1", "DELETE FROM leases WHERE holde
 _FORGET = f"DELETE FROM instances WHERE seen_at < {_NOW_MS} - {_FORGOTTEN_S * 1000}"  # noqa: S608
 
 _Step = Literal["shared", "to_local", "local", "to_shared"]
-"""What this process says of itself; both in between are `paused`."""
+"""Where this process is; both in between are `paused`."""
 _COUNTS: dict[str, Counting] = {"shared": "shared", "local": "local"}
-_GOES_ON: dict[_Step, tuple[_Step, frozenset[str]]] = {
-    "to_local": ("local", frozenset({"to_local", "local"})),
-    "to_shared": ("shared", frozenset({"to_shared", "shared"})),
-}
-"""Where a step leads to, and what all others must have said before."""
+_STOPPING = "stopping"
+"""What it says while something may still be taken in the way it counted before."""
+
+
+class _Said(NamedTuple):
+    """What a process says of itself."""
+
+    counting: str
+    round: int
+    agreed: str
+    """Ids of all who had stopped for this round, in order; empty unless it counts locally."""
 
 
 class _Other(NamedTuple):
     id: str
-    counting: str
+    said: _Said
     wants_local: bool
 
 
@@ -92,6 +98,8 @@ class SharedInstances:
         self.instance_id = instance_id
         self._lease_s = lease_s
         self.wants_local = False
+        self.has_stopped: Callable[[], bool] = lambda: True
+        self.round = 0
         self.reloads = 0
         """How often plans and prices were read again, by whichever process; as of the last beat."""
         self.on_heard: Callable[[bool], None] = lambda is_heard: None
@@ -104,7 +112,8 @@ class SharedInstances:
         self._others: Sequence[_Other] = ()
         self._step: _Step = "to_shared"
         """Not `shared` from the start: others may be counting locally."""
-        self._said: _Step | None = None
+        self._agreed = ""
+        self._said: _Said | None = None
         """What was committed last."""
         self._is_heard = False
         self._leads = False
@@ -182,7 +191,7 @@ class SharedInstances:
 
     async def _go_on(self) -> None:
         while True:
-            is_waiting = self._step in _GOES_ON and self._is_heard
+            is_waiting = self._step not in _COUNTS and self._is_heard
             try:
                 async with asyncio.timeout(_HURRIED_BEAT_S if is_waiting else _BEAT_S):
                     await self._is_urgent.wait()
@@ -201,18 +210,30 @@ class SharedInstances:
     async def _beat(self) -> None:
         began_at = time.monotonic()
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            if self._link is None or self._link.is_closed():
+            if self._link is not None and self._link.is_closed():
+                await self._lose()  # what was announced since was missed, however short that was
+            if self._link is None:
                 self._link = await self._connected()
-            said = self._step
+            said = self._saying()
             rows = await self._link.fetch(
-                _BEAT, self.instance_id, said, int(self.wants_local), not self._other_leads, int(self._lease_s * 1000)
+                _BEAT,
+                self.instance_id,
+                said.counting,
+                int(self.wants_local),
+                not self._other_leads,
+                int(self._lease_s * 1000),
+                said.round,
+                said.agreed,
             )
         self._note(rows, began_at)
-        self._said, before = said, self._said
-        if before == said:  # committed before what was read now
-            self._take_steps()
-        else:
-            self._turn_round()
+        before, self._said = self._said, said
+        if not self._turn_round() and before == said:  # committed before what was read now
+            self._step_on()
+
+    def _saying(self) -> _Said:
+        if self._step not in _COUNTS and not self.has_stopped():
+            return _Said(_STOPPING, self.round, "")
+        return _Said(self._step, self.round, self._agreed if self._step == "local" else "")
 
     def _note(self, rows: Sequence[Any], began_at: float) -> None:
         now = time.monotonic()
@@ -224,7 +245,9 @@ class SharedInstances:
         self._clock_ahead_ms = ahead_ms
         self._beaten_at = began_at
         self._others = [
-            _Other(row["id"], row["counting"], bool(row["wants_local"])) for row in rows if row["id"] is not None
+            _Other(row["id"], _Said(row["counting"], row["round"], row["agreed"]), bool(row["wants_local"]))
+            for row in rows
+            if row["id"] is not None
         ]
         if first["leads"] != self._leads:
             _log.info("leads" if first["leads"] else "leads_no_more")
@@ -237,26 +260,47 @@ class SharedInstances:
             self.reloads = int(first["reloads"])
             self.on_reloads()
 
-    def _take_steps(self) -> None:
-        if self._turn_round():
-            return
-        onward = _GOES_ON.get(self._step)
-        if onward is not None and onward[1].issuperset(other.counting for other in self._others):
-            self._go(onward[0])
-
     def _turn_round(self) -> bool:
-        """To where somebody wants to be. Whether that is another way than before."""
-        wanted = self.wants_local or any(other.wants_local for other in self._others)
-        if wanted and self._step in ("shared", "to_shared"):
-            self._go("to_local")
-        elif not wanted and self._step in ("local", "to_local"):
+        """To where somebody wants to be, or to a round that others have begun. Whether that is news."""
+        others = self._others
+        if not (self.wants_local or any(other.wants_local for other in others)):
+            if self._step in ("shared", "to_shared"):
+                return False
             self._go("to_shared")
+            return True
+        latest = max((other.said.round for other in others), default=0)
+        has_gone_on = any(
+            other.said.counting == "local"
+            and other.said.round == latest
+            and self.instance_id not in other.said.agreed.split()
+            for other in others
+        )
+        if self._step in ("shared", "to_shared"):
+            is_begun = latest > self.round and not has_gone_on and any(o.said.counting == "to_local" for o in others)
+            self.round = latest if is_begun else max(latest, self.round) + 1
+        elif has_gone_on and latest >= self.round:
+            self.round = latest + 1  # without this process: it joined later
+        elif latest > self.round:
+            self.round = latest
         else:
             return False
+        self._go("to_local")
         return True
 
+    def _step_on(self) -> None:
+        """Where all others have stopped, too."""
+        said = self._said
+        if said is None or said.counting != self._step or said.round != self.round:
+            return
+        if self._step == "to_local":
+            if all(o.said.counting in ("to_local", "local") and o.said.round == self.round for o in self._others):
+                self._agreed = " ".join(sorted([self.instance_id, *(other.id for other in self._others)]))
+                self._go("local")
+        elif self._step == "to_shared" and all(o.said.counting in ("to_shared", "shared") for o in self._others):
+            self._go("shared")
+
     def _go(self, step: _Step) -> None:
-        _log.info("counting", how=step, instances=self.count)
+        _log.info("counting", how=step, round=self.round, instances=self.count)
         self._step = step
         self._is_urgent.set()
 

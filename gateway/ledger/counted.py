@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select, true, union_all
+from sqlalchemy import ColumnElement, Select, Table, case, func, literal, or_, select, true, union_all
 
 from gateway.decision import decision_json
 from gateway.ledger.database import Database
 from gateway.ledger.ids import id_floor
+from gateway.ledger.late_settles import LATE_SETTLE
 from gateway.ledger.periods import ms_of
 from gateway.ledger.schema import IS_CREDITS, creators, entries, holds, throttles, usage_daily, virtual_keys
 from gateway.usage import Usage
@@ -20,12 +21,15 @@ from gateway.usage import Usage
 __all__ = [
     "MonthUse",
     "NewestDecision",
+    "OpenCallRow",
     "WindowUse",
     "credits_used",
     "ended_among",
     "free_images_of_day",
     "month_use",
     "newest_decisions",
+    "open_among",
+    "open_call_rows",
     "own_limits",
     "throttled_creators",
     "window_use",
@@ -66,6 +70,19 @@ class NewestDecision(NamedTuple):
     """As of `gateway.decision`."""
 
 
+class OpenCallRow(NamedTuple):
+    """A call that has not ended, as its hold says."""
+
+    request_id: str
+    creator: str
+    key_id: str
+    """Under which the key's own limits are counted; empty for a key without."""
+    admitted_at: int
+    """Unix time in milliseconds."""
+    decision: str
+    """As of `gateway.decision`."""
+
+
 class WindowUse(NamedTuple):
     """Calls admitted within one step of time."""
 
@@ -95,16 +112,19 @@ async def month_use(database: Database, month: str) -> list[MonthUse]:
         .where(usage_daily.c.period_day.between(f"{month}-01", f"{month}-31"), usage_daily.c.kind == "usage")
         .group_by(usage_daily.c.creator, "key")
     )
-    refunded = {
-        (row["owner"], row["key"]): row["amount"]
-        for row in await database.fetch_all(_refunds("quota", "period_month", month, "charge_nano_usd"))
-    }
+    charged, cost = [
+        {(row["owner"], row["key"]): row["amount"] for row in await database.fetch_all(query_of_corrections)}
+        for query_of_corrections in (
+            _corrections("quota", "period_month", month, "charge_nano_usd"),
+            _corrections(None, "period_month", month, "cost_nano_usd"),
+        )
+    ]
     return [
         MonthUse(
             row["creator"],
             row["key"],
-            max(0, row["charge"] + refunded.get((row["creator"], row["key"]), 0)),
-            row["cost"],
+            max(0, row["charge"] + charged.get((row["creator"], row["key"]), 0)),
+            max(0, row["cost"] + cost.get((row["creator"], row["key"]), 0)),
             bool(row["moved"]),
         )
         for row in await database.fetch_all(query)
@@ -140,6 +160,22 @@ async def ended_among(database: Database, request_ids: Collection[str]) -> froze
     return frozenset(found)
 
 
+async def open_call_rows(database: Database) -> list[OpenCallRow]:
+    """Every call that is open, of every process."""
+    found = [holds.c.id, holds.c.creator, _limited(holds.c.key_id).label("key"), holds.c.admitted_at, holds.c.decision]
+    return [OpenCallRow(*row.values()) for row in await database.fetch_all(select(*found))]
+
+
+async def open_among(database: Database, hold_ids: Collection[str]) -> frozenset[str]:
+    """Those that are held here: recorded, and not ended."""
+    found: set[str] = set()
+    wanted = list(hold_ids)
+    for start in range(0, len(wanted), _IDS_AT_ONCE):
+        query = select(holds.c.id).where(holds.c.id.in_(wanted[start : start + _IDS_AT_ONCE]))
+        found.update(row["id"] for row in await database.fetch_all(query))
+    return frozenset(found)
+
+
 async def free_images_of_day(database: Database, day: str) -> dict[str, int]:
     """Free images that calls admitted on `YYYY-MM-DD` took, less those given back on the same day, by creator."""
     query = (
@@ -148,7 +184,7 @@ async def free_images_of_day(database: Database, day: str) -> dict[str, int]:
         .group_by(usage_daily.c.creator)
     )
     images = {row["creator"]: row["images"] for row in await database.fetch_all(query)}
-    for row in await database.fetch_all(_refunds("free_images", "period_day", day, "payer_amount")):
+    for row in await database.fetch_all(_corrections("free_images", "period_day", day, "payer_amount")):
         images[row["owner"]] = max(0, images.get(row["owner"], 0) + row["amount"])
     return images
 
@@ -256,13 +292,14 @@ def _of(table: Table, creators_only: Collection[str] | None) -> list[ColumnEleme
     return [] if creators_only is None else [table.c.creator.in_(sorted(creators_only))]
 
 
-def _refunds(
-    payer: str,
+def _corrections(
+    payer: str | None,
     period: Literal["period_day", "period_month"],
     value: str,
-    amount: Literal["charge_nano_usd", "payer_amount"],
+    amount: Literal["cost_nano_usd", "charge_nano_usd", "payer_amount"],
 ) -> Select[Any]:
-    """Sums (0 or below) given back in a period for calls of the same period: those of an earlier one have left it."""
+    """Sums of refunds and late settles that were booked in a period for calls of the same period: those of an earlier one
+    have left it. None: whoever paid."""
     corrected = entries.alias("corrected")
     found: list[ColumnElement[Any]] = [
         _unindexed(entries.c.creator).label("owner"),
@@ -274,8 +311,8 @@ def _refunds(
         .join_from(entries, corrected, corrected.c.id == entries.c.corrects)
         .where(
             entries.c.corrects.is_not(None),
-            entries.c.kind == "refund",
-            entries.c.payer == payer,
+            or_(entries.c.kind == "refund", entries.c.flags == LATE_SETTLE),
+            *([] if payer is None else [entries.c.payer == payer]),
             entries.c[period] == value,
             corrected.c[period] == value,
         )

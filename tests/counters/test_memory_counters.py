@@ -145,3 +145,57 @@ def test_an_exact_window_keeps_no_more_slices_than_its_capacity() -> None:
     window = backend.memory._counters[requests(512).key]
     assert isinstance(window, Window)
     assert len(window.slices) == 512
+
+
+def test_a_call_that_is_held_again_leaves_its_window_when_it_would_have() -> None:
+    backend = MemoryBackend()
+    backend.take_many(requests(10), 3, prefix="new")
+    backend.memory.restore("old", [(requests(10), 2), (tokens(1_000, 50), 40)], age_s=59.0)
+    assert backend.figures(requests(10)) == (5, 0)
+    assert backend.figures(tokens(1_000, 50)) == (0, 40)
+    backend.clock.advance(2.5)  # tokens may stay a second longer
+    assert backend.figures(tokens(1_000, 50)) == (0, 0)
+    backend.clock.advance(3_600 - 59.0 - 2.5 - 1.0)
+    assert backend.figures(requests(10)) == (5, 0)
+    backend.clock.advance(1.0)
+    assert backend.figures(requests(10)) == (3, 0)
+    backend.settle("old", {"token": 60})
+    assert backend.figures(tokens(1_000, 50)) == (0, 0)
+
+
+def test_a_call_that_is_held_again_ends_as_any_other() -> None:
+    backend = MemoryBackend()
+    limits = [tokens(1_000, 0), money(100, 0), gauge(2), credits_left(10, 0)]
+    backend.seed_settled(money(100, 0), 30)
+    backend.memory.restore("old", list(zip(limits, (40, 200, 1, 4), strict=True)), age_s=1.0)
+    assert [backend.figures(limit) for limit in limits] == [(0, 40), (30, 200), (0, 1), (0, 4)]
+    assert backend.memory.open_holds == 1
+    backend.settle("old", {"token": 70, "nano_usd": 9})
+    assert [backend.figures(limit) for limit in limits] == [(70, 0), (39, 0), (0, 0), (4, 0)]
+    assert backend.memory.open_holds == 0
+
+
+def test_a_call_of_no_units_that_is_held_again_may_still_use_some() -> None:
+    backend = MemoryBackend()
+    backend.memory.restore("old", [(tokens(1_000, 0), 0)], age_s=5.0)
+    backend.settle("old", {"token": 7})
+    assert backend.figures(tokens(1_000, 0)) == (7, 0)
+
+
+def test_a_hold_is_held_once() -> None:
+    backend = MemoryBackend()
+    backend.memory.restore("old", [(gauge(2), 1)], age_s=5.0)
+    with pytest.raises(ValueError, match="open already"):
+        backend.memory.restore("old", [(gauge(2), 1)], age_s=5.0)
+    with pytest.raises(ValueError, match="open already"):
+        backend.take("old", gauge(2))
+    assert backend.figures(gauge(2)) == (0, 1)
+
+
+def test_credits_of_a_call_that_is_held_again_lapse_with_it() -> None:
+    backend = MemoryBackend()
+    backend.memory.restore("old", [(credits_left(10, 4), 4)], age_s=5.0)
+    admitted(backend.take("new", credits_left(10, 6, lapsed=4)))
+    backend.release("old")
+    backend.release("new")
+    assert backend.figures(credits_left(10, 0, lapsed=4)) == (4, 0)

@@ -12,7 +12,6 @@ from gateway.counters.base import CounterSeeds, CountersUnavailable, Taken
 from gateway.counters.redis import RedisCounters
 from gateway.counters.redis_epochs import Pace
 from gateway.counters.redis_holds import restore_arguments
-from gateway.counters.redis_leftovers import end_leftovers
 from gateway.counters.redis_link import Limits
 from gateway.counters.redis_scripts import RESTORE
 from gateway.counters.redis_seeds import RebuildSeeds
@@ -442,25 +441,6 @@ async def test_a_server_that_is_full_refuses_and_recovers(server: RedisServer, p
     await soon(lambda: counters.open_holds == 1, "the given up call to be given back")
     await take(counters, "c", QUOTA)
     assert await figures(counters, QUOTA) == [(0, 200)]
-
-
-async def test_what_a_dead_process_left_is_ended_as_if_it_had_been_used(
-    server: RedisServer, process: Process, ledger: Ledger
-) -> None:
-    """Nobody ends its holds: the ledger never heard of them. Those of the living stay."""
-    counters, dead = await process(), await process()
-    await take(counters, "a")
-    await take(dead, "b")
-    await dead._epochs.aclose()
-    names = counters._names
-    assert await end_leftovers(counters._link, names, counters._epochs.epoch or "", "") == 0  # it was seen just now
-    server.command("DEL", names.process(dead._holds.process), names.sweep)
-    assert await end_leftovers(counters._link, names, counters._epochs.epoch or "", "") == 1
-    assert await figures(counters) == [(100, 100), (0, 1), (2, 0), (50, 50)]
-    server.command("DEL", names.process(dead._holds.process))
-    assert await end_leftovers(counters._link, names, counters._epochs.epoch or "", "") == 0  # others look just now
-    await dead.settle("b", ACTUALS)
-    assert await figures(counters) == [(100, 100), (0, 1), (2, 0), (50, 50)]
 
 
 async def test_a_hold_is_restored_once_however_often_that_is_told(process: Process) -> None:
