@@ -218,7 +218,7 @@ class Idempotency:
         """Whether its answer may still come: from another process, a moment after it was settled."""
         if row.has_hold or self._is_alive(row.request_id):
             return True
-        since_ms = self._now_ms() - _KEPT_WITHIN_MS
+        since_ms = self._now_ms() + self._database.clock_ahead_ms - _KEPT_WITHIN_MS
         return self._has_others() and await rows.was_settled_since(self._database, row.request_id, since_ms)
 
     async def _record(self, claim: Claim, status: int, headers: Sequence[Header], body: bytes | None) -> bool:

@@ -1,5 +1,5 @@
 """What of a call can be given back: which attempt, and how much of it. Asked inside the transaction that posts the refund,
-so that two refunds at once see each other."""
+under the lock of its creator's credits, so that two refunds at once see each other."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -80,7 +80,8 @@ def _taken_by(call: Row) -> int:
 
 
 def _given_back(transactions: Transactions, call: Row) -> int:
+    """By refunds, and by the correction of what was booked for it while it was taken for dead."""
     query = select(func.coalesce(func.sum(-entries.c.payer_amount), 0).label("units")).where(
-        entries.c.corrects == call["id"], entries.c.kind == "refund"
+        entries.c.corrects == call["id"], entries.c.kind.in_(("refund", "adjustment")), entries.c.payer_amount < 0
     )
     return int(rows_of(transactions, query)[0]["units"])

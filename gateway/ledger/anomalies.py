@@ -88,6 +88,7 @@ async def record(database: Database, finding: Finding, at_ms: int) -> str | None
     """The id of the new anomaly; None if there was one of this creator, feature, metric and hour."""
 
     def insert_new(transactions: Transactions) -> str | None:
+        transactions.lock("anomalies")
         if rows_of(transactions, _same(finding.creator, finding.feature, finding.metric, finding.hour)):
             return None
         last = rows_of(transactions, select(func.max(anomalies.c.id).label("id")))[0]["id"]

@@ -28,6 +28,15 @@ class Connection(Protocol):
         None for a store that ends with the process, and not before."""
         ...
 
+    def now_ms(self) -> int:
+        """By the clock that all who write to this store share; read without asking it."""
+        ...
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        """How far that clock is ahead of this machine's; below 0 if it is behind. May be asked on another thread."""
+        ...
+
     def begin(self, *, is_durable: bool) -> None:
         """Begins a transaction; one that is not durable survives the end of the process, but no power cut."""
         ...

@@ -7,7 +7,7 @@ every transaction that was committed before it began, and never waits for the wr
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -23,6 +23,7 @@ from gateway.ledger.periods import now_ms
 from gateway.ledger.readers import READ_TIMEOUT_S, Readers
 from gateway.ledger.schema import price_rows
 from gateway.ledger.sqlite.connection import SqliteConnection
+from gateway.ledger.sqlite.dropping import drop_posted
 from gateway.ledger.sqlite.readers import SqliteReaders
 from gateway.ledger.statements import SQLITE, Row, upsert
 from gateway.ledger.transactions import Transactions
@@ -54,10 +55,12 @@ class Database:
         writer: Writer | None,
         instance_id: str = "",
         upkeep: "asyncio.Task[None] | None" = None,
+        drop: "Callable[[Database, str], Awaitable[int]] | None" = None,
     ) -> None:
-        """`upkeep` is what goes on in the background until `close`."""
+        """`upkeep` is what goes on in the background until `close`; `drop` does what `drop_posted` is for."""
         self.instance_id = instance_id
         self._upkeep = upkeep
+        self._drop = drop
         self._readers = readers
         self._writer = writer
 
@@ -83,7 +86,7 @@ class Database:
             await writer.start()
         except sqlite3.Error as exc:
             raise _unusable(path, exc) from exc
-        return cls(SqliteReaders(path), writer, instance_id)
+        return cls(SqliteReaders(path), writer, instance_id, drop=drop_posted)
 
     @classmethod
     async def open_read_only(cls, path: Path) -> "Database":
@@ -112,6 +115,11 @@ class Database:
             raise StoreError("The database is open for reading only.")
         return self._writer
 
+    @property
+    def clock_ahead_ms(self) -> int:
+        """How far the clock that ids and instants follow is ahead of this machine's: 0 for a file, and for reading only."""
+        return 0 if self._writer is None else self._writer.clock_ahead_ms
+
     # Reading
 
     async def fetch_all(self, query: Select[Any], *, timeout_s: float = READ_TIMEOUT_S) -> list[Row]:
@@ -139,6 +147,13 @@ class Database:
     async def run(self, task: Callable[[Transactions], Result]) -> Result:
         """What `task` returned, run in a transaction on the writer's thread. Keep it short. Raises `StoreError`."""
         return await self.ledger.run(task)
+
+    async def drop_posted(self, month: str) -> int:
+        """Drops what was posted in `YYYY-MM` and may go, of months that `gateway.ledger.retention` has vouched for. Returns
+        how many entries went. Raises `StoreError`; what was done until then stays done."""
+        if self._drop is None:
+            raise StoreError("The database is open for reading only.")
+        return await self._drop(self, month)
 
     async def record_prices(self, prices: Mapping[str, Price] | Iterable[tuple[str, Price]]) -> None:
         """Keep the price of each model under its version, so that entries can be computed again. Known ones stay.

@@ -138,7 +138,7 @@ def _expire(names: Iterable[str], now: datetime, known_until: int, transactions:
     open_since = {row["creator"]: row["at"] for row in rows_of(transactions, oldest.group_by(holds.c.creator))}
     return [
         booked
-        for creator in names
+        for creator in sorted(names)  # the order in which all take these locks
         for booked in _expire_creator(
             transactions, creator, now, min(known_until, open_since.get(creator, known_until))
         )
@@ -148,6 +148,7 @@ def _expire(names: Iterable[str], now: datetime, known_until: int, transactions:
 def _expire_creator(
     transactions: Transactions, creator: str, now: datetime, known_until: int
 ) -> Iterator[dict[str, Any]]:
+    transactions.lock_credits(creator)
     spending = _Spending(transactions, creator)
     grants = _expired_grants(transactions, creator, ms_of(now))
     found = lapses(

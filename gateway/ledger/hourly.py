@@ -157,7 +157,7 @@ async def fill(
     the youngest to the next time, where several writers may post below an id that was seen. One transaction for every
     `batch_rows` entries, at most `batches_max` of them a call. Raises `StoreError`: what was summed before stays so.
     """
-    below = id_floor(max(0, now_ms() - behind_ms)) if behind_ms > 0 else _ABOVE_ALL_IDS
+    below = id_floor(max(0, now_ms() + database.clock_ahead_ms - behind_ms)) if behind_ms > 0 else _ABOVE_ALL_IDS
     fill_some = partial(_fill_batch, first_ms=first_ms, below=below, batch_rows=batch_rows)
     total = 0
     for _ in range(batches_max):
@@ -192,6 +192,7 @@ def _later_of(cursor: str, first_ms: int) -> str:
 
 def _fill_batch(transactions: Transactions, *, first_ms: int, below: str, batch_rows: int) -> int:
     """Runs inside a transaction of its own. Returns how many entries it took in."""
+    transactions.lock("usage-hourly")  # of two processes that do this, one goes on where the other ended
     known = transactions.rows(_READ_CURSOR)
     start = _later_of(known[0]["value"] if known else "", first_ms)
     ((last, taken),) = (

@@ -15,7 +15,7 @@ from gateway.ledger.periods import instant, now_ms
 from gateway.ledger.records import Entry
 from gateway.ledger.rows import attribution_of_hold, orphan_usage_of_hold, route_of
 from gateway.ledger.schema import holds
-from gateway.ledger.transactions import Transactions
+from gateway.ledger.transactions import ORPHANS_LOCK, Transactions
 
 __all__ = ["book_orphans"]
 
@@ -39,7 +39,7 @@ async def book_orphans(
     read; a hold whose call `is_alive` is left alone, however
     old it is. A hold that its call ends at the same moment is booked once, by whoever came first.
     """
-    latest_ms = now_ms() - int(older_than_s * 1000)
+    latest_ms = now_ms() + database.clock_ahead_ms - int(older_than_s * 1000)
     after = ""
     booked: list[dict[str, Any]] = []
     while True:
@@ -60,6 +60,7 @@ async def book_orphans(
 
 
 def _book(dead: list[dict[str, Any]], transactions: Transactions) -> list[dict[str, Any]]:
+    transactions.lock(ORPHANS_LOCK)
     ended = transactions.end_holds([row["id"] for row in dead])
     booked = [row for row in dead if row["id"] in ended]
     transactions.post(_crashed(row) for row in booked)

@@ -1,8 +1,8 @@
 """Entries that no call stands for: grants, refunds, adjustments and expiries, each posted once.
 
 Whoever asks names a key of their own: asking again with the same content is answered with the entry that is there,
-asking with other content is refused. Everything here runs inside a transaction of the writer, one after the other, so that
-two who ask at once post once.
+asking with other content is refused. Everything here runs inside a transaction of the writer, and what is about one creator
+one after the other, whichever process it is in, so that two who ask at once post once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,6 @@ from sqlalchemy import Executable, Select, insert, select
 
 from gateway.calls import new_request_id
 from gateway.errors import RequestError
-from gateway.ledger.periods import now_ms
 from gateway.ledger.records import Attribution, Entry, Kind, Route
 from gateway.ledger.schema import entries, postings
 from gateway.ledger.statements import Row
@@ -37,15 +36,18 @@ class Posting(NamedTuple):
     def once(self, transactions: Transactions, creator: str, post: Callable[[], str]) -> tuple[str, bool]:
         """The id of the entry that `post` made, or made before for the same key; and whether it is new.
 
-        Raises `RequestError` 409 when the key stands for something else, and whatever `post` raises.
+        What `post` reads of the creator's credits and refunds stays as it is until all of this is committed. Raises
+        `RequestError` 409 when the key stands for something else, and whatever `post` raises.
         """
+        transactions.lock_credits(creator)
         standing = self.standing_among(rows_of(transactions, self.query(creator))) if self.key is not None else None
         if standing is not None:
             return standing, False
         entry_id = post()
         if self.key is not None:
-            row = {"idempotency_key": self.key, "digest": self.digest, "entry_id": entry_id, "created_at": now_ms()}
-            rows_of(transactions, insert(postings).values(creator=creator, **row))
+            row = {"idempotency_key": self.key, "digest": self.digest, "entry_id": entry_id}
+            created_at = transactions.now_ms()
+            rows_of(transactions, insert(postings).values(creator=creator, created_at=created_at, **row))
         return entry_id, True
 
     def query(self, creator: str) -> Select[Any]:

@@ -2,7 +2,8 @@
 
 One batch, in this order:
 1. insert its holds, and the idempotency keys reserved with them;
-2. delete the holds its settles end, and the keys they free; a settle whose hold somebody else ended posts nothing;
+2. delete the holds its settles end, and the keys they free; a settle whose hold somebody else ended posts nothing, or
+   what was booked too much or too little (`gateway.ledger.late_settles`);
 3. insert the entries of the settles that ended a hold, with ids in the order of the batch;
 4. add their sums to the rollups;
 5. commit: durable against a power cut if there was a settle in it, else against the end of the process.
@@ -12,6 +13,7 @@ fault, the batch is repeated one by one, so that only that row fails.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import structlog
@@ -21,7 +23,8 @@ from gateway.errors import StoreError
 from gateway.ledger.connection import Connection
 from gateway.ledger.faults import Conflict, Fault, store_error
 from gateway.ledger.ids import EntryIds
-from gateway.ledger.periods import now_ms
+from gateway.ledger.late_settles import Posted, still_owed
+from gateway.ledger.periods import ms_of
 from gateway.ledger.records import Entry, Hold
 from gateway.ledger.rollups import NameBook, Rollups
 from gateway.ledger.rows import entry_row, hold_row, reservation_row
@@ -47,10 +50,12 @@ from gateway.ledger.statements import (
     upsert_adding,
 )
 
-__all__ = ["HoldWork", "SettleWork", "TaskWork", "Transactions", "Work"]
+__all__ = ["ORPHANS_LOCK", "HoldWork", "SettleWork", "TaskWork", "Transactions", "Work"]
 
 _log = structlog.get_logger()
 
+ORPHANS_LOCK = "orphans"
+"""Held by who books the holds of dead processes, and by who writes holds again that a server forgot."""
 _TRIES = (False,) * 9 + (True,)
 """How often a transaction that was in another one's way is tried: whether it is the last time."""
 _HOLDS = many_rows(holds)
@@ -59,8 +64,11 @@ _RESERVATIONS = many_rows(idempotency)
 _MISSING_HOLDS = many_rows(holds, is_kept=True)
 _MISSING_RESERVATIONS = many_rows(idempotency, is_kept=True)
 _IDS_AT_ONCE = 1_000
+_AHEAD_MAX_MS = 60_000
+"""By how much a machine's clock may be ahead of the store's and be followed."""
 _USAGE = upsert_adding(usage_daily, USAGE_DAILY_KEY, USAGE_DAILY_SUMS)
 _HOLD_ID = HOLD_COLUMNS.index("id")
+_RESERVATION_ID = list(idempotency.columns.keys()).index("id")
 _RESERVED_FOR = list(idempotency.columns.keys()).index("request_id")
 _FREE = Prepared(
     delete(idempotency).where(
@@ -70,6 +78,11 @@ _FREE = Prepared(
 _NAMES = Prepared(
     select(usage_daily.c.creator, usage_daily.c.feature, usage_daily.c.agent)
     .where(usage_daily.c.period_day == bindparam("day"))
+    .distinct()
+)
+_NAMES_OF_CREATOR = Prepared(
+    select(usage_daily.c.feature, usage_daily.c.agent)
+    .where(usage_daily.c.period_day == bindparam("day"), usage_daily.c.creator == bindparam("of_creator"))
     .distinct()
 )
 _LAST_ID = Prepared(select(func.max(entries.c.id).label("id")))
@@ -104,7 +117,7 @@ class HoldWork(Work):
 
 
 class SettleWork(Work):
-    __slots__ = ("entries", "frees", "hold_id")
+    __slots__ = ("entries", "frees", "hold_id", "is_over", "is_spooled", "spool_number")
 
     def __init__(
         self, hold_id: str, entries: Sequence[Entry], on_done: Any, submitted_at: float, frees: str = ""
@@ -114,6 +127,12 @@ class SettleWork(Work):
         self.entries = entries
         self.frees = frees
         """The id of a reservation that ends with the hold; empty for none."""
+        self.is_over = False
+        """It is committed, or was refused for good."""
+        self.is_spooled = False
+        """It is on local disk, and its caller was told that it is done."""
+        self.spool_number = 0
+        """Under which it is there, or is to be; 0: nobody asked for that (`gateway.ledger.spool`)."""
 
 
 class TaskWork(Work):
@@ -161,7 +180,8 @@ class Transactions:
         self.connection = connection
         self._instance_id = instance_id
         self._ids = EntryIds(self.rows(_LAST_ID)[0]["id"])
-        self._names = NameBook(self._load_names)
+        # Nobody else writes to a file.
+        self._names = NameBook(self._load_names, look_again=None if connection.epoch is None else self._look_again)
         self._rollups = Rollups(self._names)
         self._epoch = connection.epoch
         self._at_risk: list[_HoldRows] = []
@@ -198,21 +218,33 @@ class Transactions:
         """Until this transaction ends no other process has the lock `name`: to be taken before what it protects is read."""
         self.connection.lock(name)
 
+    def lock_credits(self, creator: str) -> None:
+        """As `lock`, for all that no call stands for: grants, refunds, corrections. Of several creators in their order."""
+        self.lock(f"credits:{creator}")
+
     def announce(self, text: str) -> None:
         """Tells every other process of the gateway, if and when this is committed; see `gateway.instances`."""
-        self.connection.announce(text)
+        self.connection.announce(f"{self._instance_id} {text}")
 
     def insert(self, many: ManyRows, rows: Sequence[Sequence[Any]]) -> None:
         """All rows or none, in as few statements as the store allows."""
         if rows:
             self.connection.insert(many, rows)
 
+    def now_ms(self) -> int:
+        """By the clock that all who write share."""
+        return self.connection.now_ms()
+
     def post(self, posted: Iterable[Entry], *, corrects: str | None = None) -> list[str]:
         """Insert entries and add them to the rollups. Returns their ids."""
-        created_ms = now_ms()
+        return self._post((entry, corrects) for entry in posted)
+
+    def _post(self, posted: Iterable[Posted]) -> list[str]:
+        created_ms = self.now_ms()
         rows = []
-        for entry in posted:
-            row = entry_row(entry, *self._ids.next(created_ms), corrects)
+        for entry, corrects in posted:
+            at_ms = created_ms if self._epoch is None else _not_before_admission(entry, created_ms)
+            row = entry_row(entry, *self._ids.next(at_ms), corrects)
             rows.append(row)
             self._rollups.add(row)
         self.insert(_ENTRIES, rows)
@@ -257,39 +289,44 @@ class Transactions:
         self,
         new: Sequence[Hold],
         settles: Sequence[SettleWork],
-        end: Callable[[Sequence[SettleWork]], Sequence[SettleWork]],
+        end: Callable[[Sequence[SettleWork]], tuple[Iterable[Posted], Sequence[SettleWork]]],
     ) -> "_HoldRows":
         """The rows of the new holds."""
-        created_at = now_ms()
+        created_at = self.now_ms()
+        reserved = [reservation_row(hold, created_at) for hold in new if hold.reservation is not None]
+        # In the order of their ids: of two writers that are sent the same keys, one waits for the other.
         rows = _HoldRows(
             [hold_row(hold, self._instance_id, created_at) for hold in new],
-            [reservation_row(hold, created_at) for hold in new if hold.reservation is not None],
+            sorted(reserved, key=itemgetter(_RESERVATION_ID)),
         )
         self.insert(_HOLDS, rows.holds)
         self.insert(_RESERVATIONS, rows.reservations)
         if settles:
-            ended = end(settles)
-            self.post(entry for work in ended for entry in work.entries)
+            posted, ended = end(settles)
+            self._post(posted)
             for work in ended:
                 if work.frees:
                     self.count(_FREE, reserved=work.frees, hold_id=work.hold_id)
         return rows
 
-    def _end_all_holds(self, settles: Sequence[SettleWork]) -> Sequence[SettleWork]:
+    def _end_all_holds(self, settles: Sequence[SettleWork]) -> tuple[Iterable[Posted], Sequence[SettleWork]]:
         """Nearly always each hold is there, and counting is enough: one step, however many holds there are."""
         if self.connection.count_deleted_holds([work.hold_id for work in settles]) != len(settles):
             raise _HoldIsMissing
-        return settles
+        return _entries_of(settles), settles
 
-    def _end_known_holds(self, settles: Sequence[SettleWork]) -> Sequence[SettleWork]:
-        """The settles that came first; for the others somebody else has ended the hold, and booked it."""
+    def _end_known_holds(self, settles: Sequence[SettleWork]) -> tuple[Iterable[Posted], Sequence[SettleWork]]:
+        """The settles that came first, and what is owed of the others, whose holds somebody else has ended."""
         ended = self.end_holds([work.hold_id for work in settles])
-        posting = []
+        waiting = set(ended)
+        first, late = [], []
         for work in settles:
-            if work.hold_id in ended:
-                ended.remove(work.hold_id)
-                posting.append(work)
-        return posting
+            if work.hold_id in waiting:
+                waiting.remove(work.hold_id)
+                first.append(work)
+            elif work.hold_id not in ended:
+                late.append(work)
+        return [*_entries_of(first), *still_owed(self, late)], first
 
     def _commit_one_by_one(self, calls: Sequence[Work], exc: Exception) -> StoreError | None:
         """Some row of the batch is at fault: find out which, and let the others through."""
@@ -373,7 +410,7 @@ class Transactions:
 
     def _probe(self) -> StoreError | None:
         try:
-            self._transact(lambda: self.count(_PROBE, at=str(now_ms())), is_durable=True)
+            self._transact(lambda: self.count(_PROBE, at=str(self.now_ms())), is_durable=True)
             self.connection.recover()
         except Exception as exc:
             return self._fail_all((), exc)
@@ -402,8 +439,10 @@ class Transactions:
     def _restore_holds(self) -> None:
         """Write again what the server forgot; else the settles of these calls would find that their holds had been ended.
 
-        A hold of which there is an entry was not forgotten: it was ended by a transaction whose commit was in doubt.
+        A hold of which there is an entry was not forgotten: it was ended by a transaction whose commit was in doubt, or by
+        somebody who took this process for dead, and does so under the same lock.
         """
+        self.lock(ORPHANS_LOCK)
         ids = [row[_HOLD_ID] for rows in self._at_risk for row in rows.holds]
         booked: set[str] = set()
         for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -416,3 +455,18 @@ class Transactions:
 
     def _load_names(self, day: str) -> Iterable[tuple[str, str, str]]:
         return [(row["creator"], row["feature"], row["agent"]) for row in self.rows(_NAMES, day=day)]
+
+    def _look_again(self, day: str, creator: str) -> Iterable[tuple[str, str]]:
+        """Whoever has the lock has written its names, or will have when it lets go of it."""
+        self.lock("names")
+        return [(row["feature"], row["agent"]) for row in self.rows(_NAMES_OF_CREATOR, day=day, of_creator=creator)]
+
+
+def _entries_of(settles: Sequence[SettleWork]) -> Iterable[Posted]:
+    return ((entry, None) for work in settles for entry in work.entries)
+
+
+def _not_before_admission(entry: Entry, now_ms: int) -> int:
+    """Calls are admitted by the clock of their own machine. Who looks for those admitted since an instant takes it that
+    none has an id from before that, which a clock ahead of the store's must not make wrong."""
+    return max(now_ms, min(ms_of(entry.attribution.admitted_at), now_ms + _AHEAD_MAX_MS))

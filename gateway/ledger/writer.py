@@ -11,6 +11,9 @@ When the store fails, holds fail at once and go on failing until a probe succeed
 order, and are tried again with growing pauses until they are committed. Their callers wait for at most `settle_timeout_s`.
 Other writes fail with the store, or when they have waited that long and were not begun; one that was begun may still be
 committed after its caller was told that it failed, so whoever must tell others about it does that in `to_its_end`.
+
+Where there is a spool (`gateway.ledger.spool`), settles that have waited for a second, or find the store in trouble, are
+written there too, and their callers are told that all is well as soon as the disk has them.
 """
 
 import asyncio
@@ -27,10 +30,11 @@ from sqlalchemy.engine import Dialect
 
 from gateway.errors import StoreError
 from gateway.ledger.faults import RETRY_AFTER_S, Fault, store_error
-from gateway.ledger.periods import now_ms, period_of
 from gateway.ledger.records import Entry, Hold
-from gateway.ledger.schema import refusals_daily
-from gateway.ledger.statements import Row, compile_statement, upsert_adding
+from gateway.ledger.refusal_counts import ADD_REFUSALS, RefusalCounts, RefusalRows
+from gateway.ledger.spool import Spool
+from gateway.ledger.spool_file import SpooledSettle
+from gateway.ledger.statements import Row, compile_statement
 from gateway.ledger.transactions import HoldWork, SettleWork, TaskWork, Transactions, Work
 from gateway.tasks import spawn
 
@@ -42,8 +46,11 @@ _BATCH_MAX = 512
 _RETRY_FIRST_S = 0.05
 _RETRY_MAX_S = 2.0
 _WATCH_S = 0.25
-_REFUSALS_S = 1.0
-_ADD_REFUSALS = upsert_adding(refusals_daily, ("creator", "day", "reason"), ("count",))
+_SPOOLED_AFTER_S = 1.0
+_REPLAYED_AT_ONCE = 128
+_REPLAY_WAIT_S = 10.0
+_NEVER_LATE = float("inf")
+_SPOOLED_ELSEWHERE = -1
 
 Batch = Sequence[Work]
 Result = TypeVar("Result")
@@ -53,13 +60,25 @@ class Writer:
     """The `Ledger` of the pipeline, and the way of every other write. Belongs to the event loop that started it."""
 
     def __init__(
-        self, connect: Callable[[], Transactions], *, dialect: Dialect, settle_timeout_s: float, calls_max: int
+        self,
+        connect: Callable[[], Transactions],
+        *,
+        dialect: Dialect,
+        settle_timeout_s: float,
+        calls_max: int,
+        spool: Spool | None = None,
     ) -> None:
-        """`connect` is called once, on the writer's thread; `dialect` is what its connection speaks."""
+        """`connect` is called once, on the writer's thread; `dialect` is what its connection speaks. `spool` is for a
+        store that can be away while this machine's disk is not."""
         self._connect = connect
         self._dialect = dialect
         self._settle_timeout_s = settle_timeout_s
         self._queue_max = calls_max
+        self._spool = spool
+        self._spooled_after_s = min(_SPOOLED_AFTER_S, settle_timeout_s / 2)
+        self._replaying: asyncio.Task[None] | None = None
+        self._transactions: Transactions | None = None
+        """The thread's; only its clock is looked at from here."""
         self._queue: deque[Work] = deque()
         self._in_hand: Batch = ()
         """What the thread is committing now."""
@@ -73,25 +92,48 @@ class Writer:
         self._is_closed = False
         self._retry_s = _RETRY_FIRST_S
         self._watch: asyncio.TimerHandle | None = None
-        self._refusals: dict[tuple[str, str, str], int] = {}
-        self._refusals_timer: asyncio.TimerHandle | None = None
+        self._refusals = RefusalCounts(self._write_refusals)
         self._idle = asyncio.Event()
         self._idle.set()
         self._inbox: SimpleQueue[tuple[Batch, bool] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     async def start(self) -> None:
-        """Opens the database for writing. Raises what opening it raised."""
+        """Opens the database for writing, and posts what others left in the spool, if that does not take long.
+
+        Raises what opening it raised, and `ConfigError` for a spool that cannot be used.
+        """
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        if self._spool is not None:
+            await self._spool.open()
         self._thread.start()
-        await self._opened
+        try:
+            await self._opened
+        except BaseException:
+            if self._spool is not None:
+                await self._spool.close()
+            raise
+        if self._spool is not None and self._spool.count:
+            replay = self._spool.replay(self._submit_spooled, at_once=_REPLAYED_AT_ONCE)
+            self._replaying = spawn(replay, "replay-spool")
+            await asyncio.wait({self._replaying}, timeout=_REPLAY_WAIT_S)
 
     @property
     def is_ready(self) -> bool:
         """False while the store is in trouble: holds are refused, settles wait."""
         return self._trouble is None and not self._is_stuck and not self._is_closing
+
+    @property
+    def spooled(self) -> int:
+        """Settles on this machine's disk that the database has not committed yet."""
+        return 0 if self._spool is None else self._spool.count
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        """How far the clock of the store is ahead of this machine's."""
+        return 0 if self._transactions is None else self._transactions.connection.clock_ahead_ms
 
     # What callers ask for
 
@@ -111,7 +153,8 @@ class Writer:
         await self.begin_hold(hold)
 
     async def settle(self, hold_id: str, entries: Sequence[Entry], *, frees: str = "") -> None:
-        """Ends the hold and posts `entries` in one transaction; returns when that survives a power cut.
+        """Ends the hold and posts `entries` in one transaction; returns when that survives a power cut, or what has to be
+        done does, in the spool.
 
         `frees` is the id of a reservation that ends with them: the call cost nothing, and may be made anew.
 
@@ -120,14 +163,13 @@ class Writer:
         """
         work = SettleWork(hold_id, entries, self._loop.create_future(), self._loop.time(), frees)
         self._submit(work)
+        if self._spool is not None and (self._trouble is not None or self._is_stuck):
+            self._spool.keep([work])
         await work.on_done
 
     def count_refusal(self, creator: str, reason: str) -> None:
         """Counted per creator, day and reason; written at most once a second. Never blocks, never raises."""
-        key = (creator, period_of(now_ms())[0], reason)
-        self._refusals[key] = self._refusals.get(key, 0) + 1
-        if self._refusals_timer is None and not self._is_closing:
-            self._refusals_timer = self._loop.call_later(_REFUSALS_S, self._flush_refusals)
+        self._refusals.add(creator, reason)
 
     async def post(self, entries: Sequence[Entry], *, corrects: str | None = None) -> list[str]:
         """Posts entries that no hold stands for: cache hits, grants, refunds. Returns their ids.
@@ -190,22 +232,22 @@ class Writer:
         return outcome
 
     async def close(self, timeout_s: float) -> None:
-        """Commits what is queued and ends the thread. What cannot be written in `timeout_s` is given up, and logged.
+        """Commits what is queued and ends the thread. What cannot be written in `timeout_s` is left in the spool, for the
+        next process to post; without one it is given up, and logged.
 
         Holds of settles given up stay open in the database: the next start books them as crashed.
         """
         if self._is_closing:
             return
-        if self._refusals_timer is not None:
-            self._refusals_timer.cancel()
-        self._flush_refusals()
+        self._refusals.close()
         self._is_closing = True
+        if self._replaying is not None:
+            self._replaying.cancel()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
-            lost = [work.hold_id for work in (*self._in_hand, *self._queue) if isinstance(work, SettleWork)]
-            _log.critical("ledger_closed_with_work_left", settles=len(lost), request_ids=lost[:100])
+            await self._leave(timeout_s)
         finally:
             self._is_closed = True
             self._fail_waiters((*self._in_hand, *self._queue))
@@ -218,6 +260,23 @@ class Writer:
                 await self._ended
         except TimeoutError:
             _log.critical("ledger_writer_stuck")
+        if self._spool is not None:
+            await self._spool.close()
+
+    async def _leave(self, timeout_s: float) -> None:
+        """Whatever has not been committed."""
+        settles = [work for work in (*self._in_hand, *self._queue) if isinstance(work, SettleWork)]
+        if self._spool is not None:
+            self._spool.keep(settles)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._spool.written()
+            except TimeoutError:
+                _log.critical("spool_stuck")
+            _log.warning("ledger_closed_with_spool_left", settles=self._spool.count)
+        lost = [work.hold_id for work in settles if not work.is_spooled]
+        if lost or self._spool is None:
+            _log.critical("ledger_closed_with_work_left", settles=len(lost), request_ids=lost[:100])
 
     # The queue
 
@@ -231,6 +290,14 @@ class Writer:
             self._loop.call_soon(self._hand_over)
         if self._watch is None:
             self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
+
+    def _submit_spooled(self, settle: SpooledSettle) -> "asyncio.Future[None]":
+        """What a process that is gone left in its spool: it waits for as long as it takes."""
+        on_done: asyncio.Future[None] = self._loop.create_future()
+        work = SettleWork(settle.hold_id, settle.entries, on_done, _NEVER_LATE, settle.frees)
+        work.is_spooled, work.spool_number = True, _SPOOLED_ELSEWHERE
+        self._submit(work)
+        return on_done
 
     def _hand_over(self) -> None:
         if self._is_closed:
@@ -260,6 +327,8 @@ class Writer:
         self._trouble = trouble
         if trouble is not None:
             self._drop([work for work in self._queue if isinstance(work, HoldWork)])
+            if self._spool is not None:
+                self._spool.keep(work for work in self._queue if isinstance(work, SettleWork))
             self._loop.call_later(self._retry_s, self._hand_over)
             self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
             return
@@ -272,6 +341,10 @@ class Writer:
 
     def _wake(self, work: Work) -> None:
         future: asyncio.Future[Any] = work.on_done
+        if isinstance(work, SettleWork):
+            work.is_over = True
+            if work.spool_number and self._spool is not None:
+                self._spool.strike(work)
         if not future.done():
             if work.error is None:
                 future.set_result(work.result)
@@ -298,7 +371,10 @@ class Writer:
         if not self._is_busy:
             return
         self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
-        latest = self._loop.time() - self._settle_timeout_s
+        now = self._loop.time()
+        if self._spool is not None:
+            self._spool.keep(self._settles_older_than(now - self._spooled_after_s))
+        latest = now - self._settle_timeout_s
         self._is_stuck = bool(self._in_hand) and self._handed_over_at < latest
         late = [
             work for work in (*self._in_hand, *self._queue) if work.submitted_at < latest and not work.on_done.done()
@@ -310,6 +386,13 @@ class Writer:
             # Nothing of these was begun, so that what is called a failure can also be one.
             self._drop([work for work in late if isinstance(work, TaskWork) and work not in begun])
             _log.error("ledger_writes_late", works=len(late), queued=len(self._queue))
+
+    def _settles_older_than(self, latest: float) -> list[SettleWork]:
+        """Where the store is in trouble that is all of them: what could not be written to the spool is tried again."""
+        if self._trouble is not None:
+            latest = self._loop.time()
+        works = (*self._in_hand, *self._queue)
+        return [work for work in works if isinstance(work, SettleWork) and work.submitted_at <= latest]
 
     def _fail_waiters(self, works: Sequence[Work]) -> None:
         for work in works:
@@ -325,30 +408,14 @@ class Writer:
             "The ledger is behind or shutting down; try again in a moment.", headers={"retry-after": str(RETRY_AFTER_S)}
         )
 
-    # Refusals
-
-    def _flush_refusals(self) -> None:
-        self._refusals_timer = None
-        if not self._refusals:
-            return
-        counts, self._refusals = self._refusals, {}
-        rows = [(*key, count) for key, count in counts.items()]
-
+    def _write_refusals(self, rows: RefusalRows) -> "asyncio.Future[Any]":
         def add(transactions: Transactions) -> None:
-            transactions.insert(_ADD_REFUSALS, rows)
+            transactions.insert(ADD_REFUSALS, rows)
 
         # Patient: what may have been committed must not be counted again.
         work = TaskWork(add, self._loop.create_future(), self._loop.time(), is_patient=True)
-        work.on_done.add_done_callback(lambda done: self._refusals_written(done, counts))
         self._submit(work)
-
-    def _refusals_written(self, done: "asyncio.Future[Any]", counts: dict[tuple[str, str, str], int]) -> None:
-        if done.cancelled() or done.exception() is None:
-            return
-        for key, count in counts.items():
-            self._refusals[key] = self._refusals.get(key, 0) + count
-        if self._refusals_timer is None and not self._is_closing:
-            self._refusals_timer = self._loop.call_later(_REFUSALS_S, self._flush_refusals)
+        return work.on_done  # type: ignore[no-any-return]
 
     # The thread
 
@@ -358,6 +425,7 @@ class Writer:
         except Exception as exc:
             self._tell(self._set_opened, exc)
             return
+        self._transactions = transactions
         self._tell(self._set_opened, None)
         while (job := self._inbox.get()) is not None:
             batch, is_probe = job

@@ -213,6 +213,7 @@ def append_items(transactions: Transactions, id: str, items: Sequence[dict[str, 
     """
     if not items:
         return items
+    transactions.lock(f"conversation:{id}")
     query = select(func.coalesce(func.max(conversation_items.c.position), 0).label("last")).where(
         conversation_items.c.conversation_id == id
     )
@@ -234,9 +235,10 @@ def append_items(transactions: Transactions, id: str, items: Sequence[dict[str, 
 
 
 def is_erased(transactions: Transactions, creator: str) -> bool:
-    """Whether the creator has been deleted: nothing of it may be kept any more."""
-    query = select(creators.c.id).where(creators.c.id == creator, creators.c.deleted_at.is_not(None))
-    return bool(transactions.rows(query))
+    """Whether the creator has been deleted: nothing of it may be kept any more. If not, it stays until the open transaction
+    has ended: what that writes is there when everything of the creator is erased."""
+    query = select(creators.c.deleted_at).where(creators.c.id == creator).with_for_update(read=True)
+    return any(row["deleted_at"] is not None for row in transactions.rows(query))
 
 
 def _taken(transactions: Transactions, id: str, ids: Sequence[str]) -> set[str]:

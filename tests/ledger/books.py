@@ -96,7 +96,10 @@ BOTH = ("sqlite", "postgres")
 
 
 async def opened(place: Place, **options: Any) -> Database:
-    return await (Database.open(place, **options) if isinstance(place, Path) else open_postgres(place, **options))
+    """Without a spool: what the writer promises by itself is the same for both."""
+    if isinstance(place, Path):
+        return await Database.open(place, **options)
+    return await open_postgres(place, has_spool=False, **options)
 
 
 def verify(place: Place) -> Report:

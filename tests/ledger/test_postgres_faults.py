@@ -35,7 +35,7 @@ async def own(own_server: PostgresServer, request: pytest.FixtureRequest) -> Asy
     if not own_server.is_running:
         own_server.start()
     own_server.flush()
-    database = await open_postgres(own_server.create_database("own"), settings=HASTY)
+    database = await open_postgres(own_server.create_database("own"), settings=HASTY, has_spool=False)
     await database.record_prices({MODEL: PRICE})
     yield database
     own_server.thaw()
@@ -182,7 +182,9 @@ async def test_transactions_in_each_others_way_are_repeated_and_nobody_is_told(
 @pytest.fixture
 async def proxied(path: str) -> AsyncIterator[tuple[Database, Proxy]]:
     with Proxy(path) as proxy:
-        database = await open_postgres(proxy.url, settings=Settings(settle_timeout_s=10), instance_id="test")
+        database = await open_postgres(
+            proxy.url, settings=Settings(settle_timeout_s=10), instance_id="test", has_spool=False
+        )
         yield database, proxy
         await database.close()
 

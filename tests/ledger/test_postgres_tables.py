@@ -74,7 +74,7 @@ async def test_the_tables_of_version_0001_are_brought_up_to_date_with_what_is_in
         f" {ORPHAN_COST}, 1)"
     )
     await end(link)
-    database = await open_postgres(database_url, settings=Settings(settle_timeout_s=5))
+    database = await open_postgres(database_url, settings=Settings(settle_timeout_s=5), has_spool=False)
     await database.record_prices({MODEL: PRICE})
     (booked,) = await book_orphans(database)
     await database.close()

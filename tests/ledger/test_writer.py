@@ -21,7 +21,6 @@ from gateway.tasks import spawn
 from tests.ledger.books import (
     BOTH,
     COST,
-    ORPHAN_COST,
     Place,
     be_hasty,
     call,
@@ -90,13 +89,16 @@ async def test_a_hold_ends_once_however_settles_and_sweeps_race(patient_database
     late = [settle_late(each, turns % 97) for turns, each in enumerate(ids[100:])]
     await asyncio.gather(*late, *(book_orphans(database) for _ in range(3)))
     assert count(path, "holds") == 0
-    booked = rows(path, "SELECT request_id, count(*) FROM entries GROUP BY request_id ORDER BY request_id")
+    booked = rows(
+        path, "SELECT request_id, count(*) FROM entries WHERE kind = 'usage' GROUP BY request_id ORDER BY request_id"
+    )
     assert booked == [(each, 1) for each in ids]
-    outcomes = dict(rows(path, "SELECT outcome, count(*) FROM entries GROUP BY outcome"))
+    outcomes = dict(rows(path, "SELECT outcome, count(*) FROM entries WHERE kind = 'usage' GROUP BY outcome"))
     assert outcomes["ok"] >= 100
     assert outcomes["crashed"] >= 100
-    cost = outcomes["ok"] * COST + outcomes["crashed"] * ORPHAN_COST
-    assert rows(path, "SELECT sum(cost_nano_usd) FROM usage_daily") == [(cost,)]
+    assert rows(path, "SELECT count(*) FROM entries WHERE flags = 'late_settle'") == [(outcomes["crashed"],)]
+    # Every call said in the end what it did cost.
+    assert rows(path, "SELECT sum(cost_nano_usd), sum(calls) FROM usage_daily") == [(1_000 * COST, 1_000)]
 
 
 @pytest.mark.sqlite_only

@@ -5,7 +5,10 @@ A connection that fails is closed and made anew by the next transaction:
 1. connect to the server that can be written to;
 2. end the session before this one, if the server still has it, and wait until it is gone: what it was committing has
    been committed by then, or never will be;
-3. take the lock that tells that this gateway writes.
+3. take the lock that tells that this gateway writes: alone, or, where all count in one store, beside others who do.
+
+Ids and instants follow the clock of the server, which all who write share: it is read with each connection and twice a
+minute after that, and goes on by this machine's monotonic clock in between.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ from sqlalchemy.engine import Dialect
 
 from gateway.errors import ConfigError
 from gateway.ledger.faults import Fault
+from gateway.ledger.periods import now_ms
 from gateway.ledger.postgres.faults import PostgresFault, fault_of, translated
 from gateway.ledger.postgres.link import CHANNEL, LOCK_CLASS, POSTGRES, Link, connect, end, storable
 from gateway.ledger.schema import Flag
@@ -36,6 +40,12 @@ _ANSWER_TIMEOUT_S = 8.0
 """Longer, so that a server that still answers can say what was wrong."""
 _OTHER_ENDS_WITHIN_S = 5.0
 _LOOK_AGAIN_S = 0.1
+_CLOCK_READ_EVERY_S = 30.0
+_CLOCK_SAMPLES = 3
+_CLOCKS_DIFFER_MS = 2_000
+_NOW_US = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_IDLE_BESIDE_OTHERS = {"idle_in_transaction_session_timeout": "1500ms"}
+"""A process that was frozen in the middle of a transaction has locks that others wait for, for two seconds at most."""
 _BEGIN = {
     True: "BEGIN; SET LOCAL synchronous_commit TO on",  # whatever the server's default is
     False: "BEGIN; SET LOCAL synchronous_commit TO off",
@@ -45,6 +55,17 @@ _END_PREDECESSOR = (
     "WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()"
 )
 _ONLY_GATEWAY = 0
+_LOCKS = {
+    False: "SELECT pg_try_advisory_lock($1, $2)",
+    True: "SELECT pg_try_advisory_lock_shared($1, $2)",
+}
+_TAKEN = {
+    False: "another gateway uses this database: stop it first, or give this one a database of its own "
+    "(GATEWAY_DATABASE_URL), or let both count in one Redis (GATEWAY_REDIS_URL)",
+    True: "a gateway that counts in its own memory uses this database: stop it, or let it count in the same Redis "
+    "(GATEWAY_REDIS_URL)",
+}
+"""By whether the one who asks shares."""
 _DELETE_HOLDS = "DELETE FROM holds WHERE id = ANY($1::text[])"
 _COMMITTED = "committed"
 _WHOLE = frozenset({int, bool, type(None), bytes})
@@ -56,9 +77,11 @@ Result = TypeVar("Result")
 class PostgresConnection:
     """`gateway.ledger.connection.Connection` for PostgreSQL. Made and used by one thread that runs no event loop."""
 
-    def __init__(self, url: str, instance_id: str) -> None:
-        """Connects. Raises `PostgresFault`, and `ConfigError` when another gateway writes to this database."""
+    def __init__(self, url: str, instance_id: str, *, is_shared: bool = False) -> None:
+        """Connects. Raises `PostgresFault`, and `ConfigError` when a gateway writes to this database that this one must
+        not write beside: any other, or, if it is shared, one that shares it with nobody."""
         self._url = url
+        self._is_shared = is_shared
         self._name = f"gateway writer {instance_id[:32]}"
         self._own_lock = -_lock_number(self._name)
         self._loop = uvloop.new_event_loop()
@@ -66,6 +89,9 @@ class PostgresConnection:
         self._is_open = False
         """A transaction is open."""
         self._epoch = 0
+        self._server_ahead_s = 0.0
+        """Of this machine's monotonic clock."""
+        self._clock_read_at = 0.0
         try:
             self._link = self._run(self._connected(is_first=True))
         except BaseException:
@@ -80,6 +106,13 @@ class PostgresConnection:
     def epoch(self) -> int:
         return self._epoch
 
+    def now_ms(self) -> int:
+        return int((time.monotonic() + self._server_ahead_s) * 1000)
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        return self.now_ms() - now_ms()
+
     # Transactions
 
     def begin(self, *, is_durable: bool) -> None:
@@ -87,6 +120,8 @@ class PostgresConnection:
             self._link = self._run(self._connected(is_first=False))
             self._epoch += 1
             _log.info("ledger_connected_again")
+        elif time.monotonic() - self._clock_read_at > _CLOCK_READ_EVERY_S:
+            self._run(self._read_clock(self._link))
         self._run(self._link.execute(_BEGIN[is_durable]))
         self._is_open = True
 
@@ -213,29 +248,42 @@ class PostgresConnection:
             statement_timeout_s=_STATEMENT_TIMEOUT_S,
             answer_timeout_s=_ANSWER_TIMEOUT_S,
             target="read-write",
+            settings=_IDLE_BESIDE_OTHERS if self._is_shared else None,
         )
         try:
             if not is_first:
                 await link.execute(_END_PREDECESSOR, self._name)
             await link.execute("SELECT pg_advisory_lock($1, $2)", LOCK_CLASS, self._own_lock)
-            await self._be_the_only_one(link, within_s=_OTHER_ENDS_WITHIN_S if is_first else 0)
+            await self._take_place(link, within_s=_OTHER_ENDS_WITHIN_S if is_first else 0)
+            await self._read_clock(link)
+            if abs(self.clock_ahead_ms) > _CLOCKS_DIFFER_MS:
+                _log.warning("database_clock_differs", ahead_ms=self.clock_ahead_ms)
         except BaseException:
             link.terminate()
             raise
         return link
 
-    async def _be_the_only_one(self, link: Link, within_s: float) -> None:
-        """Counters are in the memory of one process: a second one would let through as much again."""
+    async def _take_place(self, link: Link, within_s: float) -> None:
+        """Counters in the memory of one process know nothing of another: it would let through as much again."""
         until = time.monotonic() + within_s
-        while not await link.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_CLASS, _ONLY_GATEWAY):
+        while not await link.fetchval(_LOCKS[self._is_shared], LOCK_CLASS, _ONLY_GATEWAY):
             if time.monotonic() >= until:
                 if within_s:
-                    raise ConfigError(
-                        "another gateway uses this database: stop it first, or give this one a database of its own "
-                        "(GATEWAY_DATABASE_URL)"
-                    )
+                    raise ConfigError(_TAKEN[self._is_shared])
                 raise PostgresFault(Fault.TROUBLE, "another gateway has taken this database over")
             await asyncio.sleep(_LOOK_AGAIN_S)  # one that was killed just now is still being cleared away
+
+    async def _read_clock(self, link: Link) -> None:
+        """The answer that came soonest is the one that says most exactly what the time was."""
+        soonest_s = float("inf")
+        for _ in range(_CLOCK_SAMPLES):
+            asked_at = time.monotonic()
+            at_us = await link.fetchval(_NOW_US)
+            answered_at = time.monotonic()
+            if answered_at - asked_at < soonest_s:
+                soonest_s = answered_at - asked_at
+                self._server_ahead_s = at_us / 1e6 - (asked_at + answered_at) / 2
+        self._clock_read_at = time.monotonic()
 
 
 def _lock_number(name: str) -> int:

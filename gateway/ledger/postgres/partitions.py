@@ -13,7 +13,7 @@ from gateway.ledger.periods import month_bounds_ms
 from gateway.ledger.postgres.faults import translated
 from gateway.ledger.postgres.link import LOCK_CLASS, Link
 
-__all__ = ["MONTHS_AHEAD", "make_partitions", "months_from"]
+__all__ = ["MONTHS_AHEAD", "make_partitions", "months_from", "partition_of"]
 
 _log = structlog.get_logger()
 
@@ -29,6 +29,11 @@ def months_from(at: datetime, more: int = MONTHS_AHEAD) -> list[str]:
     return [f"{number // 12:04d}-{number % 12 + 1:02d}" for number in numbers]
 
 
+def partition_of(month: str) -> str:
+    """The table of what was posted in `YYYY-MM`, whether it was made or not."""
+    return f"entries_{month.replace('-', '_')}"
+
+
 async def make_partitions(link: Link, months: list[str]) -> list[str]:
     """The tables of those `months` that had none are made; returns their names.
 
@@ -37,7 +42,7 @@ async def make_partitions(link: Link, months: list[str]) -> list[str]:
     """
     made = []
     for month in months:
-        name = f"entries_{month.replace('-', '_')}"
+        name = partition_of(month)
         try:
             async with link.transaction():
                 await link.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK_CLASS, _PARTITIONS_LOCK)

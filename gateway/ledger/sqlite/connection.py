@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 
 from gateway.ledger.ballast import Ballast
 from gateway.ledger.faults import Fault
+from gateway.ledger.periods import now_ms
 from gateway.ledger.sqlite.faults import fault_of
 from gateway.ledger.statements import SQLITE, ManyRows, Row, Statement, compile_statement, upsert
 
@@ -48,6 +49,13 @@ class SqliteConnection:
     @property
     def epoch(self) -> None:
         return None
+
+    def now_ms(self) -> int:
+        return now_ms()
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        return 0
 
     def begin(self, *, is_durable: bool) -> None:
         if is_durable is not self._is_full_sync:
