@@ -1,15 +1,16 @@
-"""`gateway db`: the database's version, its upgrade, a sound copy of it, and how that is put back."""
+"""`gateway db`: the database's version, its upgrade, a sound copy of it, and how that is put back or moved on."""
 
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.commands.db_copy import copy, shown_url
 from gateway.commands.output import AsJson, echo_fields, echo_json
 from gateway.errors import ConfigError
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from gateway.ledger.sqlite.backup import Contents, Progress
 
 app = typer.Typer(
-    no_args_is_help=True, help="The database: its version, its upgrade, a copy of it put by and put back."
+    no_args_is_help=True,
+    help="The database: its version, its upgrade, a copy of it put by, put back, or moved to PostgreSQL.",
 )
 
 
@@ -37,15 +39,28 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def upgrade() -> None:
-    """Bring the tables up to this version. `gateway serve` does so too; no gateway may run meanwhile."""
-    from gateway.ledger.migration import HEAD, migrate
+    """Bring the tables up to this version, in one transaction. `gateway serve` does so too.
+
+    No gateway may run on a file meanwhile. On PostgreSQL it waits for whoever upgrades at the same moment.
+    """
+    import asyncio
+
+    from gateway.ledger.migration import HEAD
+    from gateway.ledger.opening import upgrade_database
     from gateway.lock import DataLock
 
     settings = _settings()
-    path = _existing()
-    with DataLock(settings.data_dir):
-        was_upgraded = migrate(path)
-    typer.echo(f"{path}: {'upgraded to' if was_upgraded else 'is already at'} version {HEAD}")
+    url = settings.postgres_url
+    place = str(_existing()) if url is None else shown_url(url)
+    with nullcontext() if url is not None else DataLock(settings.data_dir):
+        before, was_upgraded = asyncio.run(upgrade_database(settings))
+    if was_upgraded:
+        typer.echo(f"{place}: upgraded from {_shown_version(before)} to version {HEAD}")
+    else:
+        typer.echo(f"{place}: is already at version {HEAD}")
+
+
+app.command()(copy)
 
 
 @app.command()
@@ -127,6 +142,10 @@ def restore(
     echo_fields(found)
     for line in _next_steps(contents, is_known_secret=is_known_secret):
         typer.echo(line)
+
+
+def _shown_version(version: str | None) -> str:
+    return "no tables" if version is None else f"version {version}"
 
 
 def _shown(contents: "Contents") -> dict[str, Any]:
