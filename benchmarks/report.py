@@ -14,6 +14,8 @@ _LABELS = {
     "direct": "direct (no gateway)",
     "gateway": "**this gateway**",
     "one-limit": "this gateway, one rate limit and one quota",
+    "scaled": "this gateway on Redis and PostgreSQL",
+    "scaled-2": "the same, 2 workers on the same core",
     "litellm": "LiteLLM proxy, no database",
 }
 
@@ -37,12 +39,13 @@ class Result:
     targets: list[TargetFacts]
     left_out: dict[str, str]
     rows: list[Row]
-    check: LedgerCheck | None
+    checks: dict[str, LedgerCheck]
+    """By target."""
 
     def as_json(self) -> dict[str, Any]:
         content = dataclasses.asdict(self)
-        if self.check:
-            content["check"]["is_valid"] = self.check.is_valid
+        for name, check in self.checks.items():
+            content["checks"][name]["is_valid"] = check.is_valid
         return content
 
     def median(self, target: str, kind: str, level: int, column: str) -> float | None:
@@ -95,8 +98,11 @@ def markdown(result: Result) -> str:
         "### Streams\n\n" + _streams(result),
         "### Added latency\n\n" + _added(result),
     ]
-    if result.check:
-        parts.append("### The ledger after this load\n\n" + _ledger(result.check))
+    if scaled := _shared_stores(result):
+        parts.append("### On Redis and PostgreSQL\n\n" + scaled)
+    if result.checks:
+        told = [f"{_label(name)}: {_ledger(check)}" for name, check in result.checks.items()]
+        parts.append("### The ledgers after this load\n\n" + "\n\n".join(told))
     parts.append(_notes(result))
     return "\n\n".join(part for part in parts if part)
 
@@ -196,6 +202,25 @@ def _added_cells(result: Result, target: str, level: int) -> list[str]:
         latency += f" (overloaded: {reached:.0f} calls/s)"
     cpu = _number(value(target, "cpu_us_a_call"), 0)
     return [latency, added("latency_p50_us"), added("latency_p99_us"), cpu]
+
+
+def _shared_stores(result: Result) -> str:
+    """What a call asks of the two servers, and how much of the embedded throughput a process keeps."""
+    header = ["callers", "target", "reads by Redis a call", "transactions a call", "CPU µs a call", "of the embedded"]
+    lines = []
+    for level in (1, 64, 256):
+        for target in result.targets:
+            rows = [row for row in result.rows if (row["target"], row["kind"]) == (target.name, "saturated")]
+            work = [row for row in rows if row["level"] == level and row.get("work")]
+            if not work:
+                continue
+            calls = sum(row["answered"] for row in work)
+            cpu = result.median(target.name, "saturated", level, "cpu_us_a_call")
+            asked = [sum(row["work"][name] for row in work) / calls for name in ("redis_reads", "transactions")]
+            embedded = result.median("gateway", "saturated", level, "cpu_us_a_call")
+            cells = [_number(each, 2) for each in asked]
+            lines.append([str(level), _label(target.name), *cells, _number(cpu, 0), _ratio(embedded, cpu)])
+    return _table(header, lines) if lines else ""
 
 
 def _ledger(check: LedgerCheck) -> str:
