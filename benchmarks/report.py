@@ -95,11 +95,9 @@ def markdown(result: Result) -> str:
     parts = [
         _head(result),
         "### Calls\n\n" + _calls(result),
-        "### Streams\n\n" + _streams(result),
-        "### Added latency\n\n" + _added(result),
     ]
-    if scaled := _shared_stores(result):
-        parts.append("### On Redis and PostgreSQL\n\n" + scaled)
+    tables = {"Streams": _streams, "Added latency": _added, "On Redis and PostgreSQL": _shared_stores}
+    parts += [f"### {title}\n\n{lines}" for title, table in tables.items() if (lines := table(result))]
     if result.checks:
         told = [f"{_label(name)}: {_ledger(check)}" for name, check in result.checks.items()]
         parts.append("### The ledgers after this load\n\n" + "\n\n".join(told))
@@ -152,6 +150,8 @@ def _streams(result: Result) -> str:
     header = ["load", "target", "events/s", "CPU µs an event", "TTFT p50 / p99 ms", "of nginx", "intact", "broken"]
     lines = []
     for kind, level in (("paced", 100), ("paced", 500), ("paced", 2000), ("unpaced", 50)):
+        if not any(result.has(target.name, kind, level) for target in result.targets):
+            continue
         for target in result.targets:
             name = target.name
             if not result.has(name, kind, level):
@@ -171,7 +171,7 @@ def _streams(result: Result) -> str:
                     str(result.total(name, kind, level, ["broken", *_FAULTS])),
                 ]
             )
-    return _table(header, lines)
+    return _table(header, lines) if lines else ""
 
 
 def _added(result: Result) -> str:
@@ -180,8 +180,9 @@ def _added(result: Result) -> str:
         [f"{level} calls/s", _label(target.name), *_added_cells(result, target.name, level)]
         for level in (20, 100)
         for target in result.targets
+        if result.has(target.name, "steady", level)
     ]
-    return _table(header, lines)
+    return _table(header, lines) if lines else ""
 
 
 def _added_cells(result: Result, target: str, level: int) -> list[str]:
@@ -206,7 +207,8 @@ def _added_cells(result: Result, target: str, level: int) -> list[str]:
 
 def _shared_stores(result: Result) -> str:
     """What a call asks of the two servers, and how much of the embedded throughput a process keeps."""
-    header = ["callers", "target", "reads by Redis a call", "transactions a call", "CPU µs a call", "of the embedded"]
+    header = ["callers", "target", "calls/s", "reads by Redis a call", "transactions a call", "log bytes a call"]
+    header += ["CPU µs a call", "of the embedded"]
     lines = []
     for level in (1, 64, 256):
         for target in result.targets:
@@ -216,10 +218,12 @@ def _shared_stores(result: Result) -> str:
                 continue
             calls = sum(row["answered"] for row in work)
             cpu = result.median(target.name, "saturated", level, "cpu_us_a_call")
-            asked = [sum(row["work"][name] for row in work) / calls for name in ("redis_reads", "transactions")]
+            names = ("redis_reads", "transactions", "wal_bytes")
+            reads, transactions, log_bytes = (sum(row["work"][name] for row in work) / calls for name in names)
             embedded = result.median("gateway", "saturated", level, "cpu_us_a_call")
-            cells = [_number(each, 2) for each in asked]
-            lines.append([str(level), _label(target.name), *cells, _number(cpu, 0), _ratio(embedded, cpu)])
+            cells = [_number(reads, 2), _number(transactions, 2), _count(log_bytes)]
+            rate = _count(result.median(target.name, "saturated", level, "calls_per_s"))
+            lines.append([str(level), _label(target.name), rate, *cells, _number(cpu, 0), _ratio(embedded, cpu)])
     return _table(header, lines) if lines else ""
 
 

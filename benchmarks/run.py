@@ -120,9 +120,9 @@ class Bench:
         target.freeze()
         _say(f"{name} {target.version}: ready after {target.startup_s or 0:.2f} s")
 
-    def run(self, rounds: int) -> None:
+    def run(self, rounds: int, kinds: Sequence[str]) -> None:
         for number in range(1, rounds + 1):
-            for measure in PLAN:
+            for measure in (measure for measure in PLAN if measure.kind in kinds):
                 for target in self.targets:
                     if measure.kind == "paced" and measure.level > target.streams_max:
                         continue
@@ -201,6 +201,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--rounds", type=int, default=2, help="how often each is repeated; medians are shown (default 2)"
     )
     parser.add_argument("--only", help=f"these targets, separated by commas: {', '.join(_TARGETS)}")
+    kinds = tuple(dict.fromkeys(measure.kind for measure in PLAN))
+    parser.add_argument("--kinds", help=f"these kinds of load, separated by commas: {', '.join(kinds)}")
     parser.add_argument(
         "--no-litellm", action="store_true", help="leave LiteLLM's proxy out (its first run installs it)"
     )
@@ -211,6 +213,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [name for name in names if name not in _TARGETS]
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}")
+    arguments.kinds = arguments.kinds.split(",") if arguments.kinds else kinds
+    if strange := [kind for kind in arguments.kinds if kind not in kinds]:
+        parser.error(f"no such kind of load: {', '.join(strange)}")
     if not 0 < arguments.seconds <= 60 or not 1 <= arguments.rounds <= 20:
         parser.error("--seconds goes up to 60, --rounds up to 20")
     arguments.names = [name for name in names if not (arguments.no_litellm and name == LiteLLM.name)]
@@ -230,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         disk = {"fdatasync_ms": fdatasync_ms(folder), "filesystem": filesystem_of(folder)}
         for name in arguments.names:
             bench.start(name)
-        bench.run(arguments.rounds)
+        bench.run(arguments.rounds, arguments.kinds)
         checks = bench.check_ledgers()
         result = report.Result(
             measured_at=started_at,

@@ -149,7 +149,7 @@ class Gateway(Target):
     def _restart(self) -> float | None:
         """Seconds until it is ready again; the start-up time of the empty folder stays as it was."""
         first_startup_s = self.startup_s
-        self.stop()
+        Target.stop(self)
         self._serve()
         restart_s, self.startup_s = self.startup_s, first_startup_s
         return restart_s

@@ -7,9 +7,11 @@ gateway's own, and answer what they were asked: so many round trips to Redis, so
 import os
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import ClassVar
 
+from benchmarks.local_http import answers
 from benchmarks.machine import TargetFailed
 from benchmarks.targets.base import Unavailable
 from benchmarks.targets.gateway import Gateway
@@ -17,6 +19,8 @@ from tests.servers.postgres_server import PostgresServer
 from tests.servers.redis_server import RedisServer
 
 _DATABASE = "benchmark"
+_READY_WITHIN_S = 30
+_READY_FOR_S = 3
 
 
 class Scaled(Gateway):
@@ -49,13 +53,27 @@ class Scaled(Gateway):
             if server is not None:
                 server.close()
 
+    def thaw(self) -> None:
+        """A process that was frozen for longer than its lease has to agree with the others before it counts again."""
+        super().thaw()
+        give_up_at, ready_at = time.monotonic() + _READY_WITHIN_S, time.monotonic()
+        while time.monotonic() < min(give_up_at, ready_at + _READY_FOR_S):
+            if not answers(self.port, "/health/ready"):
+                ready_at = time.monotonic()
+            time.sleep(0.05)
+
     def work(self) -> dict[str, int]:
-        """Reads from sockets that Redis made, and transactions that PostgreSQL ended, since they were started."""
+        """Since they were started: reads from sockets that Redis made, transactions that PostgreSQL ended, and bytes of its
+        log of changes."""
         stats = str(self._redis.command("INFO", "stats"))
         found = re.search(r"total_reads_processed:(\d+)", stats)
-        query = f"SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = '{_DATABASE}'"
-        ((transactions, *_),) = self._postgres.query(query)
-        return {"redis_reads": int(found[1]) if found else 0, "transactions": int(str(transactions))}
+        (row,) = self._postgres.query(
+            "SELECT xact_commit + xact_rollback, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint "
+            f"FROM pg_stat_database WHERE datname = '{_DATABASE}'"
+        )
+        transactions, wal_bytes = (int(str(value)) for value in row)
+        reads = int(found[1]) if found else 0
+        return {"redis_reads": reads, "transactions": transactions, "wal_bytes": wal_bytes}
 
     def _move_servers_away(self) -> None:
         """From the targets' core: what they use is not the gateway's."""
