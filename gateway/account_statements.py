@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Executable, case, delete, func, insert, li
 
 from gateway.errors import RequestError
 from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
+from gateway.ledger.statements import upsert
 from gateway.secrets import NewKey
 
 _NEW_KEY_COLUMNS = (
@@ -223,6 +224,11 @@ def revoke_admin_key(id: str, now: int) -> Executable:
         .values(revoked_at=_first_set(admin_keys.c.revoked_at, now))
         .returning(*admin_keys.c)
     )
+
+
+def put_first_meta(key: str, value: str) -> Executable:
+    """Leaves a value alone that is there."""
+    return upsert(meta).values(key=key, value=value).on_conflict_do_nothing(index_elements=["key"])
 
 
 def put_meta(key: str, value: str) -> tuple[Executable, Executable]:

@@ -351,10 +351,17 @@ class Accounts:
         The first one seen is recorded as that; `replace` records this one when it is another.
         """
         mine = self._secrets.fingerprint
-        row = await self._database.fetch_one(select(meta.c.value).where(meta.c.key == _SECRET_FINGERPRINT))
-        if row is None or (replace and row["value"] != mine):
+        query = select(meta.c.value).where(meta.c.key == _SECRET_FINGERPRINT)
+        row = await self._database.fetch_one(query)
+        if row is None:
+            # Of processes that start together one is the first.
+            await self._commit(statements.put_first_meta(_SECRET_FINGERPRINT, mine))
+            row = await self._database.fetch_one(query)
+        if row is not None and row["value"] == mine:
+            return True
+        if replace:
             await self._commit(*statements.put_meta(_SECRET_FINGERPRINT, mine))
-        return row is None or row["value"] == mine
+        return False
 
     async def plans_in_use(self) -> set[str]:
         """Plans that creators are on, or keys bring creators to."""

@@ -34,7 +34,7 @@ from gateway.counters.rebuild import rebuild_counters
 from gateway.counters.window_seeds import seed_new_windows, windows_added
 from gateway.credits import Credits
 from gateway.errors import ConfigError, StoreError
-from gateway.housekeeping import give_back, tidy, watch
+from gateway.housekeeping import drop_old_entries, give_back, tidy, watch
 from gateway.idempotency import Idempotency
 from gateway.instances.base import AloneInstance
 from gateway.instances.news import FORGOTTEN, listen
@@ -402,7 +402,11 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             _keep_up(instances, services)
         if orphaned := await services.accounts.orphaned_plans():
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
-        for work, name in ((watch(services), "watch-calls"), (tidy(services), "remove-what-expired")):
+        for work, name in (
+            (watch(services), "watch-calls"),
+            (tidy(services), "remove-what-expired"),
+            (drop_old_entries(services), "drop-old-entries"),
+        ):
             stack.callback(spawn(work, name).cancel)
         yield services
 

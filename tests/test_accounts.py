@@ -430,6 +430,16 @@ async def test_another_root_secret_is_noticed_until_it_is_recorded(world):
     assert not await world.accounts.record_secret(replace=False)
 
 
+async def test_of_two_root_secrets_that_come_at_once_one_is_recorded(world):
+    other = Secrets(b"another-root-of-enough-characters")
+    plans = load_plans()
+    later = Accounts(world.database, plans, other, Authenticator(world.database, plans, other))
+    both = world.accounts, later
+    first = await asyncio.gather(*(accounts.record_secret(replace=False) for accounts in both))
+    assert sorted(first) == [False, True]
+    assert [await accounts.record_secret(replace=False) for accounts in both] == first
+
+
 async def test_plans_that_creators_still_need_are_named(world):
     await world.accounts.create_creator("acme", plan="pro")
     await world.new_service_key(default_plan="business")

@@ -23,6 +23,7 @@ _ENTRY_COLUMNS = (
     "cost_usd",
     "outcome",
 )
+_DUE_COLUMNS = ("month", "entries", "obstacle")
 _CHARGE_COLUMNS = ("creator", "month", "calls", "charge_usd", "cost_usd", "units", "closed")
 _SHOWN_MAX = 200
 
@@ -118,6 +119,37 @@ def close(month: Month, as_json: AsJson = False) -> None:
         return
     how = "closed now" if closed["closed_now"] else "was closed before"
     typer.echo(f"{closed['month']} {how}: {closed['creators']} creators")
+
+
+@app.command("old-months")
+def old_months(
+    months: Annotated[int | None, typer.Option(min=1, help="Instead of GATEWAY_LEDGER_RETENTION_MONTHS.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which months' entries are old enough to be dropped, and what is in the way. Changes nothing."""
+    import asyncio
+    from datetime import UTC, datetime
+
+    from gateway.ledger.opening import open_database_read_only
+    from gateway.ledger.retention import months_to_drop
+
+    settings = _settings()
+    kept = settings.ledger_retention_months if months is None else months
+
+    async def look() -> list[dict[str, Any]]:
+        database = await open_database_read_only(settings)
+        try:
+            return [due._asdict() async for due in months_to_drop(database, kept, datetime.now(UTC))]
+        finally:
+            await database.close()
+
+    due = asyncio.run(look())
+    if as_json:
+        echo_json(due)
+    elif not kept:
+        typer.echo("nothing is dropped: GATEWAY_LEDGER_RETENTION_MONTHS is 0")
+    else:
+        echo_table(_DUE_COLUMNS, due)
 
 
 @app.command()

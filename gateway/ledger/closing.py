@@ -10,7 +10,7 @@ from gateway.ledger.queries import closed_key, month_sums, sums_of_month
 from gateway.ledger.schema import holds, meta, month_charges
 from gateway.ledger.transactions import Transactions
 
-__all__ = ["bounds_of", "close_month"]
+__all__ = ["bounds_of", "close_month", "closed_at"]
 
 _LATE_HOLDS_MS = 60_000
 """How long after the month's last instant the hold of a call admitted in it may still be on its way to the ledger."""
@@ -28,6 +28,12 @@ async def close_month(database: Database, month: str) -> tuple[int, bool]:
     return await database.run(lambda transactions: _close(transactions, month, start_ms, end_ms))
 
 
+async def closed_at(database: Database, month: str) -> int | None:
+    """When `YYYY-MM` was closed, in milliseconds; None if it was not."""
+    row = await database.fetch_one(select(meta.c.value).where(meta.c.key == closed_key(month)))
+    return None if row is None else int(row["value"])
+
+
 def bounds_of(month: str) -> tuple[int, int]:
     """First instant of the month and the first after it. Raises `RequestError`."""
     try:
@@ -37,6 +43,7 @@ def bounds_of(month: str) -> tuple[int, int]:
 
 
 def _close(transactions: Transactions, month: str, start_ms: int, end_ms: int) -> tuple[int, bool]:
+    transactions.lock("close")
     rows_of = transactions.rows
     if rows_of(select(meta.c.value).where(meta.c.key == closed_key(month))):
         written = (
@@ -53,10 +60,10 @@ def _close(transactions: Transactions, month: str, start_ms: int, end_ms: int) -
             code="calls_open",
             param="month",
         )
-    closed_at = now_ms()
+    at_ms = now_ms()
     charges = month_sums(month, rows_of(sums_of_month(month)))
     for charge in charges:
         units = orjson.dumps(charge["units"], option=orjson.OPT_SORT_KEYS).decode()
-        rows_of(insert(month_charges).values({**charge, "units": units, "closed_at": closed_at}))
-    rows_of(insert(meta).values(key=closed_key(month), value=str(closed_at)))
+        rows_of(insert(month_charges).values({**charge, "units": units, "closed_at": at_ms}))
+    rows_of(insert(meta).values(key=closed_key(month), value=str(at_ms)))
     return len(charges), True

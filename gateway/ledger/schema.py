@@ -277,6 +277,27 @@ month_charges = _table(
     PrimaryKeyConstraint("creator", "month"),
 )
 
+dropped_months = _table(
+    "dropped_months",  # closed months of which entries were dropped, or are about to be
+    Column("month", Text, primary_key=True),
+    _text("rollups_sha256"),  # of the month's rows of `usage_daily`, which stay: see `gateway.ledger.dropped`
+    _instant("begun_at"),
+    _instant("swept_at", nullable=True),  # when all that was posted in this month had been gone through
+)
+
+dropped_sums = _table(
+    "dropped_sums",  # the sums of the dropped entries, by the month of their calls' admission
+    _text("month"),
+    _text("creator"),
+    _text("payer"),
+    _number("entries"),
+    _number("calls"),
+    _number("cost_nano_usd"),
+    _number("charge_nano_usd"),
+    _number("payer_amount"),
+    PrimaryKeyConstraint("month", "creator", "payer"),
+)
+
 credit_grants = _table(
     "credit_grants",
     Column("entry_id", Text, primary_key=True),  # the entry of kind `grant`
@@ -467,7 +488,9 @@ instances = _table(
     Column("id", Text, primary_key=True),  # `holds.instance_id`
     _instant("started_at"),  # these two by the clock of the database
     _instant("seen_at"),
-    _text("counting"),  # `shared`, `paused` or `local`: what it has acknowledged
+    _text("counting"),  # what it has acknowledged: `shared`, `local`, or a step between the two
+    _number("round", default=0),  # which agreement to count locally that is about
+    _text("agreed", default=""),  # who had stopped for it, by id, when it began to count locally
     _number("wants_local", default=0),  # 1: it cannot reach the store of the counters
 )
 

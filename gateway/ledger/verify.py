@@ -2,13 +2,16 @@
 entries, and what must hold between entries (`gateway.ledger.credit_checks`).
 
 Reads beside a running gateway, everything from one instant. What does not come out the same is a difference;
-there must be none. A crashed call's amounts were fixed when its hold was made, and grants, refunds and the like have no
+there must be none. Which names are summed as `other` is taken from the rollups, and looked at by itself. Where entries were
+dropped (`gateway.ledger.dropped`), the sums that took their place are added to those of the entries that are left, and
+the rollups have to be those of which there is a checksum. A crashed call's amounts were fixed when its hold was made, and grants, refunds and the like have no
 tokens, so theirs are taken as they stand. What another payer than the quota took can only be told from below: which of
 the images were delivered is not in the buckets.
 """
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +21,11 @@ from sqlalchemy import select
 from gateway.catalog import Price
 from gateway.errors import StoreError
 from gateway.ledger.credit_checks import findings
+from gateway.ledger.dropped_checks import DroppedMonths
 from gateway.ledger.migration import require_current
 from gateway.ledger.periods import period_of
 from gateway.ledger.queries import closed_key, month_sums
-from gateway.ledger.rollups import NameBook, Rollups
+from gateway.ledger.rollups import Rollups, StoredNames
 from gateway.ledger.schema import (
     ENTRY_COLUMNS,
     ENTRY_FACTS,
@@ -47,6 +51,7 @@ _AS_STORED = tuple(entries.c.saved_nano_usd if column.name == "saved_nano_usd" e
 """Where lists take it for granted that only a cached answer saves, this is what is looked at."""
 _FACTS = tuple(column.name for column in _AS_STORED)
 _BUCKETS = slice(ENTRY_COLUMNS.index(Usage._fields[0]), ENTRY_COLUMNS.index(Usage._fields[-1]) + 1)
+_NAMES = tuple(usage_daily.c[name] for name in ("period_day", "creator", "feature", "agent"))
 _MONTH_KEY = ("creator", "payer", "kind")
 _MONTH_SUMS = ("calls", "cost_nano_usd", "charge_nano_usd", "payer_amount")
 
@@ -91,7 +96,9 @@ class _Verification:
         self._rows = rows
         self._differences: list[Difference] = []
         self._count = 0
-        self._rollups = Rollups(NameBook(lambda day: (), days_kept=None))
+        self._names = StoredNames(self._rows(select(*_NAMES).distinct()))
+        self._rollups = Rollups(self._names)
+        self._dropped = DroppedMonths(self._rows)
         self._prices = self._read_prices()
 
     def run(self) -> Report:
@@ -101,11 +108,15 @@ class _Verification:
             self._check_entry(row)
             self._rollups.add(row)
         computed = {row[: len(USAGE_DAILY_KEY)]: row[len(USAGE_DAILY_KEY) :] for row in self._rollups.rows()}
+        for key, names, expected in self._names.faults():
+            self._differ(Difference("usage_daily", key, "names", names, expected))
         self._check_rollups(computed)
-        months = self._check_closed_months(computed)
-        for finding in findings(self._rows):
+        closed = self._closed_months()
+        for finding in chain(self._dropped.findings(computed, closed), findings(self._rows)):
             self._differ(Difference(*finding))
-        return Report(entries_read, len(computed), months, self._differences, self._count)
+        rollups = self._dropped.in_place(computed)
+        self._check_charges(rollups, closed)
+        return Report(entries_read, len(rollups), len(closed), self._differences, self._count)
 
     # Entries
 
@@ -171,25 +182,30 @@ class _Verification:
     def _check_rollups(self, computed: Mapping[tuple[Any, ...], tuple[int, ...]]) -> None:
         key_columns = len(USAGE_DAILY_KEY)
         seen = set()
-        for row in self._rows(select(usage_daily)):
+        in_order = (usage_daily.c[name] for name in USAGE_DAILY_KEY)
+        for row in self._rows(select(usage_daily).order_by(*in_order)):
             key, stored = row[:key_columns], row[key_columns:]
             seen.add(key)
+            if self._dropped.take(row):
+                continue
             expected = computed.get(key, (0,) * len(stored))
             self._compare_all("usage_daily", _shown(key), zip(USAGE_DAILY_SUMS, stored, expected, strict=True))
         for key, sums in computed.items():
-            if key not in seen:
+            if key not in seen and not self._dropped.concern(key):
                 self._compare_all(
                     "usage_daily", _shown(key), ((n, None, v) for n, v in zip(USAGE_DAILY_SUMS, sums, strict=True))
                 )
 
-    def _check_closed_months(self, computed: Mapping[tuple[Any, ...], tuple[int, ...]]) -> int:
+    def _closed_months(self) -> set[str]:
         prefix = closed_key("")
         marks = self._rows(select(meta.c.key).where(meta.c.key.startswith(prefix, autoescape=True)))
-        closed = {key.removeprefix(prefix) for (key,) in marks}
+        return {key.removeprefix(prefix) for (key,) in marks}
+
+    def _check_charges(self, rollups: Mapping[tuple[Any, ...], tuple[int, ...]], closed: set[str]) -> None:
         expected = {
             (charge["creator"], month): charge
             for month in closed
-            for charge in month_sums(month, _month_rows(computed, month))
+            for charge in month_sums(month, _month_rows(rollups, month))
         }
         columns = [column.name for column in month_charges.columns]
         for row in self._rows(select(month_charges)):
@@ -201,7 +217,6 @@ class _Verification:
             self._compare_all("month_charges", _shown(key), ((n, stored[n], charge.get(n)) for n in compared))
         for key, charge in expected.items():
             self._compare("month_charges", _shown(key), "charge_nano_usd", None, charge["charge_nano_usd"])
-        return len(closed)
 
     # Comparing
 

@@ -146,6 +146,18 @@ async def test_it_is_known_when_the_database_does_not_answer_and_when_it_does_ag
     assert said == [False, True]
 
 
+async def test_a_connection_that_was_cut_between_two_beats_was_deaf_meanwhile(
+    join: Join, own_server: PostgresServer
+) -> None:
+    said: list[bool] = []
+    instances = await join("a")
+    instances.on_heard = said.append
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'gateway instance a'"
+    assert own_server.query(cut) == [("t",)]
+    await until(lambda: said == [False, True])
+    assert instances.is_heard
+
+
 async def test_a_reload_is_seen_by_all_also_by_those_who_did_not_hear_of_it(join: Join, database: Database) -> None:
     instances = await join("a")
     seen: list[int] = []

@@ -25,6 +25,7 @@ from tests.ledger.books import (
     Place,
     attribution,
     call,
+    change,
     count,
     entry,
     hold,
@@ -204,6 +205,36 @@ async def test_names_beyond_the_bound_are_summed_as_other(path: Place) -> None:
     assert features(path, "zeta") == {"f0": 1, "f1": 1, "f2": 1}
     assert rows(path, "SELECT count(DISTINCT feature) FROM entries WHERE creator = 'acme'") == [(251,)]
     assert [d for d in verify(path).differences if d.table == "usage_daily"] == []
+
+
+def of_usage_daily(path: Place) -> list[tuple[str, str]]:
+    return [(found.column, str(found.stored)) for found in verify(path).differences if found.table == "usage_daily"]
+
+
+async def test_names_that_cannot_have_been_folded_rightly_are_found(database: Database, path: Place) -> None:
+    names = [entry(f"r{n}", feature=f"f{n}") for n in range(NAMES_MAX + 5)]
+    await database.ledger.post(names)
+    assert of_usage_daily(path) == []
+    # The set is taken from the rollups, so one of the 200 may be another one: the sums tell.
+    change(path, "UPDATE usage_daily SET feature = 'f203' WHERE feature = 'f7'")
+    assert of_usage_daily(path) == []
+    change(path, "UPDATE usage_daily SET feature = 'f7' WHERE feature = 'f203'")
+    change(path, "UPDATE usage_daily SET calls = calls + 1 WHERE feature = 'other'")
+    assert of_usage_daily(path) == [("calls", "6")]
+    change(path, "UPDATE usage_daily SET calls = calls - 1 WHERE feature = 'other'")
+    # Fewer than 200 have rows though others were folded.
+    change(path, "DELETE FROM usage_daily WHERE feature = 'f7'")
+    assert ("names", "199") in of_usage_daily(path)
+    assert len(of_usage_daily(path)) > 1
+
+
+async def test_more_names_than_there_is_room_for_are_found(database: Database, path: Place) -> None:
+    await database.ledger.post([entry(f"r{n}", feature=f"f{n}") for n in range(NAMES_MAX)])
+    assert of_usage_daily(path) == []
+    await database.ledger.post([entry("one more", feature="one-more")])
+    assert of_usage_daily(path) == []
+    change(path, "UPDATE usage_daily SET feature = 'one-more' WHERE feature = 'other'")
+    assert of_usage_daily(path) == [("names", "201")]
 
 
 async def test_a_name_of_a_transaction_rolled_back_takes_no_place(database: Database, path: Place) -> None:

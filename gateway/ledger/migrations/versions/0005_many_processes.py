@@ -23,6 +23,8 @@ def upgrade() -> None:
         _text("id"),
         *(_number(name) for name in ("started_at", "seen_at")),
         _text("counting"),
+        _number("round", default=0),
+        _text("agreed", default=""),
         _number("wants_local", default=0),
         sa.PrimaryKeyConstraint("id", name="pk_instances"),
     )
@@ -38,8 +40,8 @@ def _create(name: str, *parts: Any) -> None:
     op.create_table(name, *parts, sqlite_strict=True, sqlite_with_rowid=False)
 
 
-def _text(name: str) -> sa.Column[Any]:
-    return sa.Column(name, _TEXT, nullable=False)
+def _text(name: str, *, default: str | None = None) -> sa.Column[Any]:
+    return sa.Column(name, _TEXT, nullable=False, server_default=default)
 
 
 def _number(name: str, *, default: int | None = None) -> sa.Column[Any]:
