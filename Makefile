@@ -40,10 +40,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The long forms of the crash test (seeds) and of the counters' random lives. The suite runs a few of each.
+# The long forms of the crash test (seeds), of the counters' random lives, alone and beside others, and of outages under
+# several processes. The suite runs a few of each.
 soak: $(VENV)/.installed-dev
 	CRASH_SEEDS=$${CRASH_SEEDS:-200} $(BIN)/python -m pytest tests/test_crash.py -s
 	COUNTER_LIVES=$${COUNTER_LIVES:-2000} $(BIN)/python -m pytest tests/counters/test_counter_machine.py
+	FALLBACK_LIVES=$${FALLBACK_LIVES:-20} $(BIN)/python -m pytest tests/counters/test_fallback.py
+	MANY_PROCESSES_ROUNDS=$${MANY_PROCESSES_ROUNDS:-5} $(BIN)/python -m pytest tests/e2e/test_many_processes.py
+	OUTAGES=all $(BIN)/python -m pytest tests/e2e/test_outages.py tests/e2e/test_outages_ledger.py
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)

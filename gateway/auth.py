@@ -8,7 +8,8 @@ does a creator whom a service key (scope `act_for`) named before.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from hmac import compare_digest
 from typing import Generic, TypeVar
 
@@ -17,8 +18,9 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from gateway.account_statements import check_creator_id, insert_creator
-from gateway.errors import GatewayError, RequestError, Unauthenticated
+from gateway.errors import GatewayError, RequestError, StoreError, Unauthenticated
 from gateway.ledger.database import Conflict, Database
+from gateway.ledger.faults import RETRY_AFTER_S
 from gateway.ledger.schema import admin_keys
 from gateway.principals import (
     CHALLENGE,
@@ -97,6 +99,28 @@ class _Cache(Generic[Key, Value]):
         self._entries.clear()
 
 
+class _Loading:
+    """One load at a time. Whoever waits for one that fails fails with it, or a database that does not answer would keep
+    each of them as long as the one before, and longer."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._failures = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Raises `StoreError` where what is done inside raises it."""
+        failures = self._failures
+        async with self._lock:
+            if self._failures != failures:
+                raise _unreadable()
+            try:
+                yield
+            except StoreError as error:
+                self._failures += 1
+                raise _unreadable() from error
+
+
 class Authenticator:
     """Knows the keys that were used lately; the rest it reads from the database.
 
@@ -128,7 +152,7 @@ class Authenticator:
         self.generation = 0
         """Another number after every write that may have changed what `authenticate` would answer."""
         # Calls that bring the same unknown key at once read it once; strangers' keys cannot flood the database.
-        self._loading = [asyncio.Lock() for _ in range(_LOAD_LOCKS)]
+        self._loading = [_Loading() for _ in range(_LOAD_LOCKS)]
 
     async def authenticate(self, headers: Headers) -> Account:
         """Whom the key in `headers` belongs to. Does not suspend for a key that is cached.
@@ -214,7 +238,7 @@ class Authenticator:
     async def _load_key(self, digest: bytes) -> Principal | None:
         if self._refused.get(digest):
             return None
-        async with self._loading[digest[0] % _LOAD_LOCKS]:
+        async with self._loading[digest[0] % _LOAD_LOCKS].turn():
             now_s = self._wall_clock()
             if (principal := self._known.get(digest, now_s)) is not None or self._refused.get(digest):
                 return principal
@@ -231,7 +255,7 @@ class Authenticator:
 
     async def _load_acting(self, account: Account, name: str, param: str, brings: bool) -> Account:
         check_creator_id(name, param)
-        async with self._loading[hash(name) % _LOAD_LOCKS]:
+        async with self._loading[hash(name) % _LOAD_LOCKS].turn():
             if (known := self._acting.get((account.key_id, name), self._wall_clock())) is not None:
                 return known.account
             found = await self._read_acting(account, name)
@@ -305,6 +329,10 @@ class AdminAuthenticator:
         if row is None:
             raise refused()
         return str(row["id"])
+
+
+def _unreadable() -> StoreError:
+    return StoreError("Keys cannot be looked up at the moment.", headers={"retry-after": str(RETRY_AFTER_S)})
 
 
 def _missing() -> GatewayError:

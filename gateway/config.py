@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=256, description="Processes that `serve` starts; several need PostgreSQL and Redis."
     )
-    data_dir: Path = Field(Path("data"), description="Folder of the database, the secret, the lock and the socket.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the database, the secret, the lock, the socket and the spool."
+    )
     admin_key: SecretStr | None = Field(
         None, description="Key for /admin. Unset: one is made on the first run and printed once."
     )

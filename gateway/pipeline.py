@@ -563,8 +563,8 @@ class Pipeline:
         headers: list[Header] = [*known, _JSON]
         if not known:
             headers.extend((name, call.request_id.encode()) for name in call.shape.request_id_headers)
-            if call.account is not None:
-                with suppress(StoreError):  # an error of the counters themselves, perhaps
+            if call.account is not None and not isinstance(error, StoreError):  # nobody waits twice for a store
+                with suppress(StoreError):
                     headers.extend(await self._admission.window_headers(call.account))
         headers.extend((name.encode(), value.encode("latin-1")) for name, value in error.headers.items())
         await responder.send(error.status, headers, call.shape.error(error))

@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 
 CHALLENGE = {"www-authenticate": "Bearer"}
 _NEVER = float("inf")
-_WITHIN_S = 5.0
+_WITHIN_S = 3.0
 """A call that waits to be let in is told sooner than a report that the database does not answer."""
 _log = structlog.get_logger()
 

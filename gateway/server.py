@@ -95,9 +95,9 @@ async def run(
 
 
 async def reload(services: Services) -> None:
-    """What SIGHUP asks for; a refusal is logged, and changes nothing."""
+    """What SIGHUP asks for, here and in every other process; a refusal is logged, and changes nothing."""
     try:
-        await services.reload()
+        await services.reload_everywhere()
     except (ConfigError, StoreError) as exc:
         _log.error("reload_refused", reason=str(exc))
 
@@ -120,6 +120,13 @@ def _obey_signals(services: Services, drain: Drain) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain.begin_or_hurry)
     loop.add_signal_handler(signal.SIGHUP, lambda: spawn(reload(services), "reload"))
+    loop.add_signal_handler(signal.SIGUSR2, _refuse_replacement)  # or it would end the process
+
+
+def _refuse_replacement() -> None:
+    _log.warning(
+        "nothing_to_replace", note="SIGUSR2 replaces the workers of `serve --workers`, and here is only one process"
+    )
 
 
 @asynccontextmanager

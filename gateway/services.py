@@ -174,9 +174,9 @@ class Services:
     def degraded(self) -> dict[str, str]:
         """What works by the rule for trouble, and why; empty where it does not."""
         ledger, ahead_s = self.database.ledger, abs(self.database.clock_ahead_ms) / 1000
-        spooled = ledger.spooled
+        waiting = f"{ledger.spooled} settles wait on local disk" if ledger.spooled else ""
         return {
-            "database": f"{spooled} settles wait on local disk" if spooled else "",
+            "database": waiting if ledger.is_ready else "the ledger cannot be written",
             "counters": self.counters.degraded if self.counters.is_available else "the counters cannot be reached",
             "clock": f"{ahead_s:.0f} s from the database's" if ahead_s > _CLOCK_DIFFERS_S else "",
         }
@@ -418,6 +418,7 @@ def _keep_up(instances: "SharedInstances", services: Services) -> None:
         services.authenticator.believe(_BELIEVED_S if is_heard else _UNHEARD_S)
         if is_heard:
             services.authenticator.invalidate()
+            spawn(services.cache.clear(), "clear-cache")  # answers may be among them that were to be removed
 
     async def reload() -> None:
         try:

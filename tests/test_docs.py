@@ -27,6 +27,7 @@ from gateway.endpoints.admin import admin_routes
 from gateway.endpoints.responses import Responses
 from gateway.estimating import READERS
 from gateway.ledger.entry_json import ENTRY_FIELDS
+from gateway.ledger.late_settles import LATE_SETTLE
 from gateway.ledger.records import Kind, Outcome, UsageSource
 from gateway.metrics import Metrics
 from gateway.notices.base import Kind as NoticeKind
@@ -128,21 +129,23 @@ def nodes(*packages: str) -> Iterator[ast.AST]:
 
 
 def log_events() -> set[str]:
-    """Every literal said first to a level of `_log`, or to `log_request`."""
+    """Every literal said first to a level of `_log`, or to `log_request`; one of two where it depends."""
     found = set()
     for node in nodes("gateway"):
-        if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+        if not (isinstance(node, ast.Call) and node.args):
             continue
         called = ast.unparse(node.func)
         if called == "log_request" or called in {f"_log.{level}" for level in _LOG_LEVELS}:
-            found.add(node.args[0].value)
+            first = node.args[0]
+            either = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)
+            found |= {name.value for name in either if isinstance(name, ast.Constant) and isinstance(name.value, str)}
     return found
 
 
 def flags() -> set[str]:
     """In modules that speak of flags: every text alone in a tuple, but for what is spread into it. What a table of fields
-    has for its values is none."""
-    found = set()
+    has for its values is none. And the one of corrections, which have no other."""
+    found = {LATE_SETTLE}
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         if not any(isinstance(node, ast.Name) and node.id.endswith("flags") for node in ast.walk(tree)):

@@ -38,6 +38,8 @@ _log = structlog.get_logger()
 
 _FAILED_PAUSE_S = 0.5
 _READINGS_MAX = 5
+_FROZEN_S = 2.0
+"""An answer of the store that took this long to arrive may have lain there while the process was frozen."""
 
 _Meanwhile = Callable[[LocalShare], Awaitable[None]]
 
@@ -122,7 +124,8 @@ class FallbackCounters:
         self._taking = 0
         """Calls that are being taken in the shared store."""
         self._is_idle = asyncio.Event()
-        self._has_stopped = False
+        self._has_stopped = True
+        """Until it starts: others need not wait for a process that only finds out whether the store is there."""
         self._share: LocalShare | None = None
         """Kept while stopped: calls that it took may end."""
         self._round = -1
@@ -132,12 +135,14 @@ class FallbackCounters:
         self._news_at = clock()
         """When it was last possible to count."""
         self._unreachable_at = -float("inf")
+        self._resumed_at = -float("inf")
         self._ask_ended_at = 0.0
         self._watching: asyncio.Task[None] | None = None
         instances.has_stopped = lambda: self._has_stopped
 
     def start(self) -> None:
         """Begin to follow what the processes agree on."""
+        self._has_stopped = False
         if self._instances.counting != "shared":
             self._stop_taking()
         self._watching = spawn(self._watch(), "counters_fallback")
@@ -177,13 +182,25 @@ class FallbackCounters:
     async def take(self, hold_id: str, groups: Sequence[LimitGroup]) -> Taken | Refused:
         share = None if self._is_open() else await self._standing()
         if share is None:
+            asked_at = self._clock()
             self._taking += 1
             try:
-                return await self._shared.take(hold_id, groups)
+                answer = await self._shared.take(hold_id, groups)
             finally:
                 self._taking -= 1
                 if self._counts != "shared" and not self._taking:
                     self._is_idle.set()
+            if (
+                self._instances.counting != "shared"
+                and self._clock() - asked_at > _FROZEN_S
+                and isinstance(answer, Taken)
+            ):
+                # The others may have agreed meanwhile to count in another way, and read the ledger without this call.
+                await self._shared.release(hold_id)
+                raise CountersUnavailable(
+                    "The limits cannot be counted now: this process was away.", headers=RETRY_SOON
+                )
+            return answer
         answer = await share.take(hold_id, groups)
         if isinstance(answer, Taken):
             self._shared.adopt_hold(hold_id, self._shared.tag_of(groups), _as_asked(answer.states, groups))
@@ -301,11 +318,12 @@ class FallbackCounters:
         instances = self._instances
         if instances.wants_local:
             instances.wants_local = unseen_s < self._pace.back_s
-        elif (
-            unseen_s < self._pace.away_s <= self._shared.unavailable_for_s
-        ):  # else it is being filled, and that goes well
-            _log.warning("counters_away", seconds=round(self._shared.unavailable_for_s, 3))
-            instances.wants_local = True
+        else:
+            # While this process was asked to leave it alone, it was not away.
+            away_s = min(self._shared.unavailable_for_s, now - self._resumed_at)
+            if unseen_s < self._pace.away_s <= away_s:  # else it is being filled, and that goes well
+                _log.warning("counters_away", seconds=round(away_s, 3))
+                instances.wants_local = True
 
     async def _follow(self) -> None:
         instances = self._instances
@@ -338,6 +356,7 @@ class FallbackCounters:
     def _count_together(self) -> None:
         _log.warning("counting_together")
         self._counts, self._has_stopped, self._share = "shared", False, None
+        self._resumed_at = self._clock()
         self._shared.resume()
 
     async def _count_locally(self) -> None:

@@ -93,6 +93,7 @@ async def _open_redis(
             raise ConfigError(f"GATEWAY_REDIS_URL: {exc.message}") from exc
         _log.warning("counters_away_at_start", reason=exc.message)
     counters.start()
+    ledger.database.ledger.tell_of_late_settles(shared.ledger_was_late)
     return counters
 
 

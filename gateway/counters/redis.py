@@ -173,6 +173,12 @@ class RedisCounters:
             await self._epochs.aclose()
             await self._link.aclose()
 
+    def ledger_was_late(self, seconds: float) -> None:
+        """Calls ended here whose entries came to the ledger only now, up to `seconds` later. Where the counters were filled from
+        it meanwhile, those calls are in neither: they are filled once more."""
+        if self._epochs.has_changed_within(seconds):
+            self._outdated()
+
     # Counting elsewhere for a while
 
     def suspend(self) -> None:

@@ -20,6 +20,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from math import inf
 from typing import Any, NamedTuple
 
 import structlog
@@ -41,6 +42,8 @@ _LOOK_AGAIN_S = 0.02
 """While another process rebuilds, or after a failure, the shortest pause before looking again."""
 _LOOK_AGAIN_MAX_S = 1.0
 _DISTRUSTED_MAX = 256
+_LATE_SPARE_S = 1.0
+"""Instants that are compared come from two clocks, of which one is read now and then."""
 
 
 class Pace(NamedTuple):
@@ -110,6 +113,8 @@ class Epochs:
         """The counters are those of another database."""
         self._is_urgent = asyncio.Event()
         self._failures = 0
+        self._counts_since = -inf
+        """When the epoch began to count here, on the monotonic clock."""
         self._clock_ahead_s = 0.0
         """How far the server's clock was ahead of this process's monotonic one when the epoch began to count here."""
         self._sweep_at = _next_sweep()
@@ -185,6 +190,10 @@ class Epochs:
         self._is_outdated = True
         self.look()
         return True
+
+    def has_changed_within(self, seconds: float) -> bool:
+        """Whether one may have been filled in the last `seconds`, or be filled now."""
+        return self._epoch is None or time.monotonic() - self._counts_since < seconds + _LATE_SPARE_S
 
     def link_failed(self) -> None:
         """The link has closed: waiting callers are told, and the server is looked at until it is there again."""
@@ -360,6 +369,7 @@ class Epochs:
         self._moved(epoch)
         self._has_rebuild_failed = False
         self._epoch = epoch
+        self._counts_since = time.monotonic()
         self._note_availability()
         self._news.set()
 

@@ -86,7 +86,7 @@ def server_of(sections: Sequence[bytes]) -> Server:
 
 
 def unavailable(why: str) -> CountersUnavailable:
-    return CountersUnavailable(f"The store of the limits cannot be used: {why}.")
+    return CountersUnavailable(f"The store of the limits cannot be used: {why}.", headers={"retry-after": "1"})
 
 
 class RedisLink:

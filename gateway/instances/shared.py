@@ -9,7 +9,9 @@ the database, so that those of the machines need not agree:
 What was announced while the connection was lost was missed: whoever remembers anything is told so when it is back.
 
 Steps between the ways of counting (see `base`) are taken by what was read *after* what this process says was committed:
-of two that decide at the same moment, one sees the other.
+of two that decide at the same moment, one sees the other. Whoever may have been taken for dead joins anew, as the others
+may have agreed without it; and where the database's clock was set forward, which makes the living look dead for a
+moment, no step is taken until they had the time to be seen again.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import structlog
-from sqlalchemy import Select, literal_column, select
+from sqlalchemy import ColumnElement, Select, literal_column, select
 
 from gateway.errors import ConfigError
 from gateway.instances.base import Counting, Handler
@@ -81,7 +83,7 @@ class _Said(NamedTuple):
     counting: str
     round: int
     agreed: str
-    """Ids of all who had stopped for this round, in order; empty unless it counts locally."""
+    """Ids of all who had stopped for this round, in order, or, where it waits for them, of all it knows; else empty."""
 
 
 class _Other(NamedTuple):
@@ -122,6 +124,9 @@ class SharedInstances:
         """When the last beat that was answered began; monotonic, as all instants here."""
         self._steady_since = float("inf")
         self._clock_ahead_ms = 0.0
+        """Of the database, as of the last beat."""
+        self._blind_until = -float("inf")
+        """Others may be alive and not seen."""
         self._beating: asyncio.Task[None] | None = None
         self._is_urgent = asyncio.Event()
 
@@ -153,8 +158,10 @@ class SharedInstances:
         return self.is_leader and self._is_heard and time.monotonic() - self._steady_since > self._lease_s
 
     def alive(self) -> Select[tuple[str]]:
-        seen_at = instances.c.seen_at
-        return select(instances.c.id).where(seen_at > literal_column(f"{_NOW_MS} - {int(self._lease_s * 1000)}"))
+        """By the clock of the database as it went on since the last beat: one that was set forward just now kills nobody."""
+        went_on_to_ms = int(time.monotonic() * 1000 + self._clock_ahead_ms)
+        since: ColumnElement[int] = literal_column(f"least({_NOW_MS}, {went_on_to_ms}) - {int(self._lease_s * 1000)}")
+        return select(instances.c.id).where(instances.c.seen_at > since)
 
     def on(self, word: str, handler: Handler) -> None:
         self._handlers[word].append(handler)
@@ -208,12 +215,12 @@ class SharedInstances:
     # Beats
 
     async def _beat(self) -> None:
+        if self._link is not None and self._link.is_closed():
+            await self._lose()  # what was announced since was missed, however short that was
+        if self._link is None:
+            self._link = await self._connected()
         began_at = time.monotonic()
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            if self._link is not None and self._link.is_closed():
-                await self._lose()  # what was announced since was missed, however short that was
-            if self._link is None:
-                self._link = await self._connected()
             said = self._saying()
             rows = await self._link.fetch(
                 _BEAT,
@@ -225,23 +232,28 @@ class SharedInstances:
                 said.round,
                 said.agreed,
             )
+        had_lapsed = self.has_lapsed
         self._note(rows, began_at)
-        before, self._said = self._said, said
-        if not self._turn_round() and before == said:  # committed before what was read now
-            self._step_on()
+        self._agree(said, had_lapsed=had_lapsed)
 
     def _saying(self) -> _Said:
         if self._step not in _COUNTS and not self.has_stopped():
             return _Said(_STOPPING, self.round, "")
-        return _Said(self._step, self.round, self._agreed if self._step == "local" else "")
+        known = {"local": self._agreed, "to_local": self._known()}
+        return _Said(self._step, self.round, known.get(self._step, ""))
+
+    def _known(self) -> str:
+        return " ".join(sorted([self.instance_id, *(other.id for other in self._others)]))
 
     def _note(self, rows: Sequence[Any], began_at: float) -> None:
         now = time.monotonic()
         first = rows[0]
         ahead_ms = first["ms"] - now * 1000
         has_stepped = abs(ahead_ms - self._clock_ahead_ms) > _CLOCK_STEP_S * 1000
-        if has_stepped or began_at - self._beaten_at > 2 * _ANSWER_TIMEOUT_S:
+        if has_stepped or not self._is_heard or began_at - self._beaten_at > 2 * _ANSWER_TIMEOUT_S:
             self._steady_since = now  # others may have had no chance to be seen yet
+        if has_stepped and ahead_ms > self._clock_ahead_ms and self._beaten_at > -float("inf"):
+            self._blind_until = now + self._lease_s
         self._clock_ahead_ms = ahead_ms
         self._beaten_at = began_at
         self._others = [
@@ -259,6 +271,16 @@ class SharedInstances:
         if int(first["reloads"]) > self.reloads:
             self.reloads = int(first["reloads"])
             self.on_reloads()
+
+    def _agree(self, said: _Said, *, had_lapsed: bool) -> None:
+        """`said` has been committed, after what was read with it. `had_lapsed`: until then others may not have seen it."""
+        if had_lapsed:
+            self._said = None
+            if self._step != "to_shared":
+                self._go("to_shared")
+        before, self._said = self._said, said
+        if not self._turn_round() and before == said:  # committed before what was read now
+            self._step_on()
 
     def _turn_round(self) -> bool:
         """To where somebody wants to be, or to a round that others have begun. Whether that is news."""
@@ -288,16 +310,24 @@ class SharedInstances:
         return True
 
     def _step_on(self) -> None:
-        """Where all others have stopped, too."""
+        """Where all others have stopped, too; and to count locally, where they know of this one: who does not may have gone
+        on without it, and not have said so yet."""
         said = self._said
         if said is None or said.counting != self._step or said.round != self.round:
             return
+        if time.monotonic() < self._blind_until:
+            return
         if self._step == "to_local":
-            if all(o.said.counting in ("to_local", "local") and o.said.round == self.round for o in self._others):
-                self._agreed = " ".join(sorted([self.instance_id, *(other.id for other in self._others)]))
+            if said.agreed == self._known() and all(map(self._has_stopped_too, self._others)):
+                self._agreed = said.agreed
                 self._go("local")
         elif self._step == "to_shared" and all(o.said.counting in ("to_shared", "shared") for o in self._others):
             self._go("shared")
+
+    def _has_stopped_too(self, other: _Other) -> bool:
+        said = other.said
+        is_there = said.counting in ("to_local", "local") and said.round == self.round
+        return is_there and self.instance_id in said.agreed.split()
 
     def _go(self, step: _Step) -> None:
         _log.info("counting", how=step, round=self.round, instances=self.count)

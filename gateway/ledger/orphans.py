@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from gateway.errors import StoreError
 from gateway.ledger.database import Database
 from gateway.ledger.periods import instant, now_ms
 from gateway.ledger.records import Entry
@@ -36,8 +37,9 @@ async def book_orphans(
 
     At the start of a gateway with a database of its own that is every hold. `older_than_s` counts from when the hold was
     written; `instance_id` looks at the holds of one process only, `not_of` at those of processes whose ids this does not
-    read; a hold whose call `is_alive` is left alone, however
-    old it is. A hold that its call ends at the same moment is booked once, by whoever came first.
+    read; a hold whose call `is_alive` is left alone, however old it is. A hold that its call ends at the same moment is
+    booked once, by whoever came first. Raises `StoreError` if it fails before any was booked; else the next time does the
+    rest.
     """
     latest_ms = now_ms() + database.clock_ahead_ms - int(older_than_s * 1000)
     after = ""
@@ -50,13 +52,18 @@ async def book_orphans(
             query = query.where(holds.c.instance_id == instance_id)
         if not_of is not None:
             query = query.where(holds.c.instance_id.not_in(not_of))
-        rows = await database.fetch_all(query.order_by(holds.c.id).limit(_SLICE))
+        try:
+            rows = await database.fetch_all(query.order_by(holds.c.id).limit(_SLICE))
+            dead = [row for row in rows if not is_alive(row["id"])]
+            if dead:
+                booked += await database.run(partial(_book, dead))
+        except StoreError:
+            if not booked:
+                raise
+            return booked  # whose counters have to hear of it
         if not rows:
             return booked
         after = rows[-1]["id"]
-        dead = [row for row in rows if not is_alive(row["id"])]
-        if dead:
-            booked += await database.run(partial(_book, dead))
 
 
 def _book(dead: list[dict[str, Any]], transactions: Transactions) -> list[dict[str, Any]]:

@@ -77,6 +77,9 @@ class Writer:
         self._spool = spool
         self._spooled_after_s = min(_SPOOLED_AFTER_S, settle_timeout_s / 2)
         self._replaying: asyncio.Task[None] | None = None
+        self._on_late: Callable[[float], None] | None = None
+        self._late_s = 0.0
+        """By how much a settle was late of which `_on_late` was not told yet."""
         self._transactions: Transactions | None = None
         """The thread's; only its clock is looked at from here."""
         self._queue: deque[Work] = deque()
@@ -116,8 +119,7 @@ class Writer:
                 await self._spool.close()
             raise
         if self._spool is not None and self._spool.count:
-            replay = self._spool.replay(self._submit_spooled, at_once=_REPLAYED_AT_ONCE)
-            self._replaying = spawn(replay, "replay-spool")
+            self._replaying = spawn(self._replay(self._spool), "replay-spool")
             await asyncio.wait({self._replaying}, timeout=_REPLAY_WAIT_S)
 
     @property
@@ -129,6 +131,13 @@ class Writer:
     def spooled(self) -> int:
         """Settles on this machine's disk that the database has not committed yet."""
         return 0 if self._spool is None else self._spool.count
+
+    def tell_of_late_settles(self, on_late: Callable[[float], None]) -> None:
+        """`on_late` is told when settles have been committed whose callers were told before how they went: whoever read the
+        ledger meanwhile did not see them. Told how many seconds that took at most; infinity for what another process left
+        in the spool. Those of before count, too."""
+        self._on_late = on_late
+        self._tell_late()
 
     @property
     def clock_ahead_ms(self) -> int:
@@ -291,6 +300,11 @@ class Writer:
         if self._watch is None:
             self._watch = self._loop.call_later(_WATCH_S, self._look_at_waiters)
 
+    async def _replay(self, spool: Spool) -> None:
+        await spool.replay(self._submit_spooled, at_once=_REPLAYED_AT_ONCE)
+        self._late_s = _NEVER_LATE
+        self._tell_late()
+
     def _submit_spooled(self, settle: SpooledSettle) -> "asyncio.Future[None]":
         """What a process that is gone left in its spool: it waits for as long as it takes."""
         on_done: asyncio.Future[None] = self._loop.create_future()
@@ -333,6 +347,8 @@ class Writer:
             self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
             return
         self._retry_s = _RETRY_FIRST_S
+        if self._late_s:
+            self._tell_late()
         if self._queue:
             self._hand_over()
         else:
@@ -345,6 +361,8 @@ class Writer:
             work.is_over = True
             if work.spool_number and self._spool is not None:
                 self._spool.strike(work)
+            if future.done() and work.entries:
+                self._late_s = max(self._late_s, self._loop.time() - work.submitted_at)
         if not future.done():
             if work.error is None:
                 future.set_result(work.result)
@@ -355,6 +373,13 @@ class Writer:
             hold = work.hold
             frees = "" if hold.reservation is None else hold.reservation.id
             self._queue.append(SettleWork(hold.attribution.request_id, (), future, work.submitted_at, frees))
+
+    def _tell_late(self) -> None:
+        """Not before the last of them: those who are told may have to read all of the ledger."""
+        if self._on_late is None or not self._late_s or any(map(_is_told_settle, self._queue)):
+            return
+        late_s, self._late_s = self._late_s, 0.0
+        self._on_late(late_s)
 
     def _drop(self, works: Sequence[Work]) -> None:
         """Takes works out of the queue: they fail, and will not be done."""
@@ -474,6 +499,10 @@ def _log_late(ending: "asyncio.Task[Any]") -> None:
 
 def _is_patient(work: Work) -> bool:
     return isinstance(work, TaskWork) and work.is_patient
+
+
+def _is_told_settle(work: Work) -> bool:
+    return isinstance(work, SettleWork) and work.on_done.done() and bool(work.entries)
 
 
 def _is_in_doubt(work: Work) -> bool:

@@ -7,12 +7,12 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 import pytest
 
-from gateway.counters.base import CountersUnavailable, Refused
+from gateway.counters.base import CountersUnavailable, Refused, Taken
 from gateway.counters.fallback import FallbackCounters, FallbackPace
 from gateway.counters.redis import RedisCounters
 from gateway.counters.redis_epochs import Pace
@@ -410,6 +410,56 @@ async def test_a_hold_is_taken_once_wherever_it_is_counted(processes: Start, ser
 
 
 # Random lives
+
+async def test_nobody_waits_for_a_process_that_has_not_started_to_count(server: RedisServer, processes: Start) -> None:
+    gateway = await processes(1)
+    instance = TableInstances("late", gateway.table)
+    counters = FallbackCounters(gateway.stores[0], instance, gateway.book)
+    try:
+        assert instance.has_stopped()
+        counters.start()
+        assert not instance.has_stopped()
+    finally:
+        await counters.aclose()
+        await instance.leave()
+
+
+class FrozenStore(RedisCounters):
+    """Answers lie there until the process goes on."""
+
+    def __init__(self, server: RedisServer, book: Book) -> None:
+        super().__init__(server.url, rebuild=book.fill, pace=PACE, limits=LIMITS, ended_among=book.ended_among)
+        self.goes_on = asyncio.Event()
+        self.is_answered = asyncio.Event()
+
+    async def take(self, hold_id: str, groups: Sequence[LimitGroup]) -> Taken | Refused:
+        answer = await super().take(hold_id, groups)
+        self.is_answered.set()
+        await self.goes_on.wait()
+        return answer
+
+
+async def test_what_was_asked_before_a_process_was_frozen_is_not_taken_when_others_count_otherwise_by_then(
+    server: RedisServer, processes: Start
+) -> None:
+    gateway = await processes(1)
+    instance = TableInstances("frozen", gateway.table)
+    gateway.instances.append(instance)
+    store, now_s = FrozenStore(server, gateway.book), 0.0
+    await store.connect()
+    counters = FallbackCounters(store, instance, gateway.book, clock=lambda: now_s)
+    await gateway.all_count("shared")
+    counters.start()
+    gateway.counters.append(counters)
+    taking = spawn(counters.take("h", in_groups([HOURLY])), "take")
+    await store.is_answered.wait()
+    gateway.table["other"] = Said("shared", 0, wants_local=True)
+    await soon(lambda: instance.counting == "paused", "it to be told to stop")
+    now_s = 10.0
+    store.goes_on.set()
+    with pytest.raises(CountersUnavailable, match="was away"):
+        await taking
+    del gateway.table["other"]
 
 
 class Life:

@@ -1,11 +1,13 @@
 """Counters as a gateway opens them: on a real ledger, with Redis or without it."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.config import Settings
 from gateway.counters.base import Counters, CounterSeeds
@@ -13,14 +15,14 @@ from gateway.counters.fallback import FallbackCounters
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.opening import open_counters
 from gateway.counters.rebuild import rebuild_counters
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, StoreError
 from gateway.instances.base import AloneInstance, Instances
 from gateway.ledger.database import Database
 from policies import concurrency, rate_limit
 from policies.types import Account, Call, Limit, Plan
 from tests.counters.agreement import Said, TableInstances
 from tests.counters.backend import admitted, in_groups, refused
-from tests.ledger.books import MODEL, PRICE, entry, hold
+from tests.ledger.books import MODEL, PRICE, entry, hold, locked
 from tests.rig.waiting import soon
 from tests.servers.redis_server import RedisServer
 
@@ -104,3 +106,29 @@ async def test_a_start_without_redis_is_possible_where_others_do_without_it(data
         finally:
             await counters.aclose()
             await instances.leave()
+
+
+async def test_calls_whose_entries_come_late_are_counted_though_redis_was_filled_without_them(tmp_path: Path) -> None:
+    path, at = tmp_path / "late.db", datetime.now(UTC)
+    database = await Database.open(path, settings=Settings(settle_timeout_s=1))
+    await database.record_prices({MODEL: PRICE})
+    with RedisServer() as redis:
+        counters = await opened(database, AloneInstance("a"), redis)
+        assert isinstance(counters, FallbackCounters)
+        try:
+            admitted(await counters.take("r1", in_groups(limits())))
+            await database.ledger.hold(hold("r1", at=at))
+            with locked(path):
+                with pytest.raises(StoreError):
+                    await database.ledger.settle("r1", [entry("r1", at=at)])
+                await counters.settle("r1", {})
+                redis.flush()
+                with capture_logs() as logs:
+                    await soon(lambda: "counters_rebuilt" in [log["event"] for log in logs], "Redis to be filled")
+                    assert [state.settled for state in await counters.read(limits())] == [0, 0]
+            async with asyncio.timeout(20):
+                while [state.settled for state in await counters.read(limits())] != [1, 0]:
+                    await asyncio.sleep(0.01)
+        finally:
+            await counters.aclose()
+            await database.close()

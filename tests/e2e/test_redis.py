@@ -1,5 +1,7 @@
 """One gateway process with its counters in a real Redis: limits hold at their edge, and whatever becomes of either of the
 two, what is counted is what the ledger says.
+
+While Redis is away the process counts on its own, but for limits that a plan has denied then.
 """
 
 import asyncio
@@ -13,6 +15,8 @@ import pytest
 from tests.rig import wire
 from tests.rig.client import Answer, exchange
 from tests.rig.gateway import Gateway, Key
+from tests.rig.outage_world import Customer, Group
+from tests.rig.outage_world import under_way as in_flight
 from tests.rig.policy_world import (
     CENT,
     USD,
@@ -28,6 +32,7 @@ from tests.rig.policy_world import (
     shown_limit,
     split,
     start,
+    statuses,
     usage_entries,
 )
 from tests.rig.upstream import Gate, Script, Send, Upstream
@@ -37,6 +42,8 @@ from tests.servers.redis_server import PASSWORD, RedisServer
 TIMES = 100
 CROWD = 12
 """Where the subject is not the crowd."""
+EARLY, LATE = 20, 90
+"""Capacities of limits that are used up while Redis is away, and after it is back."""
 ANSWER_WITHIN_S = 10.0
 """Bound on hanging: the timeouts of Redis are half a second each."""
 ONE_TOKEN = wire.completion(usage=wire.usage(10, 1))
@@ -59,10 +66,10 @@ def shared(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def world(shared: World) -> Iterator[World]:
-    """Whatever a test did to it, the Redis serves again afterwards."""
+    """Whatever a test did to it, the Redis serves again afterwards, and is counted in."""
     yield shared
     come_back(shared.redis)
-    eventually(shared.gateway.is_ready, "a gateway with counters")
+    eventually(lambda: counts_in_redis(shared.gateway), "a gateway that counts in Redis")
 
 
 def come_back(redis: RedisServer) -> None:
@@ -94,11 +101,30 @@ async def finish(calls: list["asyncio.Task[Answer]"], gate: Gate) -> None:
     assert {answer.status for answer in await asyncio.gather(*calls)} == {200}
 
 
+def health(gateway: Gateway) -> Any:
+    """What it says of itself."""
+    return gateway.admin("GET", "/health/ready").json()
+
+
+def counts_in_redis(gateway: Gateway) -> bool:
+    return bool(health(gateway)["status"] == "ok")
+
+
 async def is_back(world: World) -> None:
-    await soon(world.gateway.is_ready, "a gateway with counters")
+    await soon(lambda: counts_in_redis(world.gateway), "a gateway that counts in Redis")
 
 
-async def assert_counts(world: World, key: Key, *, calls: int, requests_lost_max: int = 0) -> list[dict[str, Any]]:
+async def is_on_its_own(world: World) -> None:
+    """Returns when the gateway counts without Redis; it takes calls then."""
+
+    def counts_locally() -> bool:
+        said = health(world.gateway)
+        return bool(said["status"] == "degraded" and "counting locally" in said["checks"]["counters"])
+
+    await soon(counts_locally, "a gateway that counts without Redis")
+
+
+async def assert_counts(world: World, key: Key, *, calls: int) -> list[dict[str, Any]]:
     """What the counters show, once they show it, is what the ledger says."""
 
     async def nothing_held() -> bool:
@@ -107,7 +133,7 @@ async def assert_counts(world: World, key: Key, *, calls: int, requests_lost_max
     async with asyncio.timeout(ANSWER_WITHIN_S):
         while not await nothing_held():
             await asyncio.sleep(0.02)
-    return await assert_books_agree(world.gateway, key, admitted=calls, requests_lost_max=requests_lost_max)
+    return await assert_books_agree(world.gateway, key, admitted=calls)
 
 
 # Edges
@@ -234,26 +260,31 @@ async def test_what_redis_loses_is_counted_again_from_the_ledger(
     await assert_counts(world, narrow, calls=9 + admitted[2])
 
 
-@pytest.mark.parametrize("is_away", [False, True], ids=["being-filled", "away"])
-async def test_a_refund_that_redis_cannot_be_told_makes_room_once(world: World, is_away: bool) -> None:
+@pytest.mark.parametrize("redis_is", ["being filled", "away", "done without"])
+async def test_a_refund_that_redis_cannot_be_told_makes_room_once(world: World, redis_is: str) -> None:
     gateway = world.gateway
-    key = limited(gateway, quota_usd_per_month=3)
+    rule = "deny" if redis_is == "away" else "local_share"
+    key = limited(gateway, quota_usd_per_month=3, on_store_error={"quota": rule})
     script = says(world.upstream, 1)
     paid, _ = split(await at_once(gateway, dollars(key, script), CROWD))
     assert len(paid) == 3
-    if is_away:
-        world.redis.freeze()
-        assert (await exchange(gateway.port, dollars(key, script))).status == 503
-    else:
+    if redis_is == "being filled":
         await rebuilding(world, flushed)
+    else:
+        world.redis.freeze()
+    if redis_is == "away":
+        assert (await exchange(gateway.port, dollars(key, script))).status == 503
+    if redis_is == "done without":
+        await is_on_its_own(world)
+        assert statuses(await at_once(gateway, dollars(key, script), CROWD)) == {429: CROWD}
     await asyncio.to_thread(gateway.admin_json, "POST", f"/admin/ledger/{paid[0].request_id}/refunds", json={})
+    if redis_is == "done without":
+        admitted, _ = split(await at_once(gateway, dollars(key, script), CROWD))
+        assert len(admitted) == 1, "there is room before Redis is back"
     come_back(world.redis)
-    admitted = 0
-    async with asyncio.timeout(ANSWER_WITHIN_S):
-        while not admitted:
-            answers = await at_once(gateway, dollars(key, script), CROWD)
-            admitted = sum(answer.status == 200 for answer in answers)
-    assert admitted == 1
+    await is_back(world)
+    again, _ = split(await at_once(gateway, dollars(key, script), CROWD))
+    assert len(again) == (0 if redis_is == "done without" else 1)
     assert (await shown_limit(gateway, key, "quota_usd_per_month"))["used"] == 3 * USD
 
 
@@ -269,11 +300,13 @@ def frozen(redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("leave", [frozen, stopped])
-async def test_while_redis_is_away_nothing_begins_and_what_is_under_way_ends_well(
+async def test_while_redis_is_away_nothing_begins_that_a_plan_denies_and_what_is_under_way_ends_well(
     world: World, leave: Callable[[RedisServer], None]
 ) -> None:
     gateway, upstream = world.gateway, world.upstream
-    key = limited(gateway, requests_per_hour=10_000, concurrent_calls=4, quota_usd_per_month=10)
+    key = limited(
+        gateway, requests_per_hour=10_000, concurrent_calls=4, quota_usd_per_month=10, on_store_error={"quota": "deny"}
+    )
     gate = Gate()
     events = [wire.event(wire.chunk("b")), wire.event(wire.usage_chunk(wire.usage(10, 2))), wire.DONE]
     streamed = upstream.script(
@@ -294,11 +327,13 @@ async def test_while_redis_is_away_nothing_begins_and_what_is_under_way_ends_wel
         more = await at_once(gateway, dollars(key, script), CROWD)
         ready = await gateway.get(None, "/health/ready")
         metrics = await gateway.get(None, "/metrics")
-    for answer in (first, *more):
+        await is_on_its_own(world)
+        still = await at_once(gateway, dollars(key, script), CROWD)
+    for answer in (first, *more, *still):
         assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
         assert PASSWORD not in str(answer)
-    assert (ready.status, ready.json["status"]) == (503, "unavailable")
-    assert ready.json["checks"]["counters"] != "ok"
+    assert (ready.status, ready.json["status"]) == (200, "degraded"), "other plans' calls are taken"
+    assert ready.json["checks"]["counters"].startswith("degraded: ")
     assert ready.json["checks"]["database"] == "ok"
     assert metrics.status == 200
     assert script.requests == []
@@ -313,12 +348,68 @@ async def test_while_redis_is_away_nothing_begins_and_what_is_under_way_ends_wel
 
     come_back(world.redis)
     await is_back(world)
-    # A frozen server does, when it goes on, what it was asked by the one call that waited for it in vain.
-    entries = await assert_counts(world, key, calls=2, requests_lost_max=1)
+    # What a frozen server does when it goes on, for the call that waited for it in vain, counts no more.
+    entries = await assert_counts(world, key, calls=2)
     assert sum(entry["charge_nano_usd"] for entry in entries) == 3 * USD
     admitted, _ = split(await at_once(gateway, dollars(key, script, 7), CROWD))
     assert len(admitted) == 1, "seven dollars are left"
-    await assert_counts(world, key, calls=3, requests_lost_max=1)
+    await assert_counts(world, key, calls=3)
+
+
+async def test_what_a_limit_allows_is_given_out_once_before_redis_leaves_while_it_is_away_and_when_it_is_back(
+    world: World,
+) -> None:
+    """Some limits are used up while it is away, others afterwards; calls come all the time, and some are open across it."""
+    gateway = world.gateway
+    group = Group("one process with a file", [gateway], gateway.data_dir / "gateway.db")
+
+    def customer(**overrides: object) -> Customer:
+        return Customer(group, world.upstream, limited(gateway, **overrides))
+
+    early = customer(requests_per_hour=EARLY), customer(quota_usd_per_month=EARLY)
+    late = customer(requests_per_hour=LATE), customer(quota_usd_per_month=LATE)
+    narrow = customer(concurrent_calls=3)
+    for each in (*early, *late):
+        assert await each.crowd(4) == {200: 4}
+    ending = [await in_flight(each, calls=2, streams=0) for each in early]
+    staying = [await in_flight(narrow, calls=2, streams=0)]
+
+    leaving = asyncio.get_running_loop().run_in_executor(None, stopped, world.redis)
+    told = await asyncio.gather(*(each.crowd(6) for each in (*early, *late)))
+    await leaving
+    assert {status for crowd in told for status in crowd} <= {200, 503}
+    await is_on_its_own(world)
+    for each in late:
+        assert await each.crowd(4) == {200: 4}, "as if Redis were there"
+    for each in early:
+        assert set(await each.crowd(2 * EARLY)) == {200, 429}
+        assert each.succeeded == EARLY - 2, "two are under way"
+    for calls in ending:
+        await calls.finish_well()
+    staying.append(await in_flight(narrow, calls=1, streams=0))
+    assert await narrow.crowd(CROWD) == {429: CROWD}
+
+    come_back(world.redis)
+    async with asyncio.timeout(PATIENCE_S):
+        while not counts_in_redis(gateway):
+            for each in (*early, narrow):
+                assert set(await each.crowd(1)) <= {429, 503}, "there is no room"
+            for each in late:
+                if each.succeeded < LATE - CROWD:
+                    assert set(await each.crowd(1)) <= {200, 503}
+            await asyncio.sleep(0.03)
+    for each in (*early, narrow):
+        assert await each.crowd(CROWD) == {429: CROWD}
+    for each in late:
+        assert set(await each.crowd(LATE)) == {200, 429}
+        assert each.succeeded == LATE
+    for calls in staying:
+        await calls.finish_well()
+    await narrow.nothing_held()
+    assert await narrow.crowd(3) == {200: 3}
+    for each in (*early, *late, narrow):
+        await each.agree()
+        await assert_counts(world, each.key, calls=each.succeeded)
 
 
 # The gateway ends
@@ -353,25 +444,29 @@ async def test_calls_that_a_kill_cut_off_are_booked_and_their_rest_is_given_back
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 async def test_what_was_booked_while_redis_was_away_is_counted_by_the_next_process(world: World, end: str) -> None:
-    """The last process could not tell Redis how its calls had ended."""
+    """The last process could not tell Redis how its calls had ended, nor that one more had been let through."""
     gateway = world.gateway
-    key = limited(gateway, requests_per_hour=4, concurrent_calls=3, quota_usd_per_month=10)
+    key = limited(gateway, requests_per_hour=5, concurrent_calls=3, quota_usd_per_month=10)
     calls, gate = await under_way(world, key, 3, tokens=3)
     world.redis.freeze()
-    away = await exchange(gateway.port, dollars(key, says(world.upstream, 1)))
-    assert away.status == 503
+    await is_on_its_own(world)
+    full = await exchange(gateway.port, dollars(key, says(world.upstream, 1)))
+    assert full.error["metadata"]["name"] == "concurrent_calls"
     await finish(calls, gate)
     await soon(lambda: len(usage_entries(gateway, key)) == 3, "the entries of the calls")
+    assert (await exchange(gateway.port, dollars(key, says(world.upstream, 1)))).status == 200
+    await soon(lambda: len(usage_entries(gateway, key)) == 4, "the entry of the one without Redis")
     if end == "SIGTERM":
         assert gateway.stop() == 0
     else:
         gateway.kill9()
     world.redis.thaw()
     gateway.start()
-    await assert_counts(world, key, calls=3)
-    admitted, _ = split(await at_once(gateway, dollars(key, says(world.upstream, 1), 7), CROWD))
-    assert len(admitted) == 1
+    await is_back(world)
     await assert_counts(world, key, calls=4)
+    admitted, _ = split(await at_once(gateway, dollars(key, says(world.upstream, 1), 6), CROWD))
+    assert len(admitted) == 1, "six dollars are left, and one request"
+    await assert_counts(world, key, calls=5)
 
 
 # Starting
@@ -432,7 +527,7 @@ def change_password(redis: RedisServer) -> None:
 async def test_a_redis_that_does_not_know_the_password_any_more_is_away_and_nobody_is_shown_it(world: World) -> None:
     """`audit` looks for it in the logs and the files of every gateway here."""
     gateway = world.gateway
-    key = limited(gateway)
+    key = limited(gateway, requests_per_hour=10_000, on_store_error={"rate_limit": "deny"})
     script = says(world.upstream, 1)
     assert (await exchange(gateway.port, cents(key, script))).status == 200
     change_password(world.redis)

@@ -1,20 +1,24 @@
 """Processes of one gateway on a real PostgreSQL: who is alive, who leads, what is announced, and how calls are counted."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from sqlalchemy import update
 
 from gateway.errors import ConfigError
 from gateway.instances.base import AloneInstance
 from gateway.instances.shared import SharedInstances
+from gateway.ledger import schema
 from gateway.ledger.database import Database
 from gateway.ledger.orphans import book_orphans
 from gateway.ledger.postgres.opening import open_postgres
 from gateway.ledger.reloads import count_reload
 from gateway.ledger.transactions import Transactions
 from tests.ledger.books import MODEL, PRICE, hold
+from tests.rig.way import Way
 from tests.servers.postgres_server import PostgresServer
 
 PATIENCE_S = 20
@@ -232,3 +236,56 @@ async def test_a_database_that_cannot_be_reached_is_an_error_of_the_settings(own
     own_server.stop()
     with pytest.raises(ConfigError, match="GATEWAY_DATABASE_URL"):
         await SharedInstances(url, "a").start()
+
+
+async def test_a_leader_that_was_cut_off_for_a_moment_buries_nobody_until_it_was_seen_for_long_enough_again(
+    join: Join, own_server: PostgresServer
+) -> None:
+    said: list[bool] = []
+    leader = await join("a")
+    await until(leader.may_bury)
+    leader.on_heard = said.append
+    own_server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'gateway inst%'")
+    await until(lambda: said == [False, True])
+    assert leader.is_leader
+    assert not leader.may_bury()
+
+
+async def test_a_clock_that_is_set_forward_makes_nobody_dead(join: Join, database: Database, url: str) -> None:
+    leader = await join("a")
+    await join("writer")
+    await database.ledger.hold(hold("r1"))
+    # As it is until the next beat: what was written by the clock of before is old by the one of now.
+    leader._clock_ahead_ms -= 60_000
+    for name in ("a", "writer"):
+        await database.ledger.write(
+            update(schema.instances)
+            .where(schema.instances.c.id == name)
+            .values(seen_at=schema.instances.c.seen_at - 60_000)
+        )
+    assert await book_orphans(database, not_of=leader.alive()) == []
+
+
+async def test_no_way_of_counting_is_agreed_on_while_a_new_clock_hides_who_is_there(join: Join) -> None:
+    first = await join("a")
+    await until(lambda: first.counting == "shared")
+    first._clock_ahead_ms -= 60_000
+    blind_before = first._blind_until
+    await until(lambda: first._blind_until > blind_before)
+    first.wants_local = True
+    await until(lambda: first.counting == "paused")
+    blind_for_s = first._blind_until - time.monotonic()
+    await until(lambda: first.counting == "local")
+    assert blind_for_s > LEASE_S / 2
+    assert time.monotonic() >= first._blind_until
+
+
+async def test_a_server_that_is_slow_to_connect_to_is_connected_to(
+    own_server: PostgresServer, url: str, database: Database
+) -> None:
+    with Way(own_server) as way:
+        way.delay_s = 0.2
+        instances = SharedInstances(way.url(url), "a", lease_s=LEASE_S)
+        await instances.start()
+        assert instances.is_heard
+        await instances.aclose()

@@ -223,6 +223,33 @@ async def test_a_settle_that_waits_for_long_is_spooled_before_anybody_knows_why(
     assert rows(prepared, BOOKED) == [("r1", 1, COST)]
 
 
+async def test_it_is_told_once_when_all_that_was_spooled_is_in_the_ledger(prepared: Place, data_dir: Path) -> None:
+    told: list[tuple[float, int]] = []
+    async with opened_with_spool(prepared, data_dir, settle_timeout_s=30) as database:
+        ledger = database.ledger
+        ledger.tell_of_late_settles(lambda late_s: told.append((late_s, count(prepared, "entries"))))
+        await call(database, "in time")
+        await asyncio.gather(*(ledger.hold(hold(f"r{n}")) for n in range(600)))
+        await be_hasty(database)
+        with locked(prepared):
+            await asyncio.gather(*(ledger.settle(f"r{n}", [entry(f"r{n}")]) for n in range(600)))
+            assert told == []
+        await until(lambda: ledger.spooled == 0)
+        assert [entries for _, entries in told] == [601]
+        assert 0 < told[0][0] < 30
+
+
+async def test_what_others_left_in_the_spool_is_told_whoever_asks_later(prepared: Place, data_dir: Path) -> None:
+    async with opened_with_spool(prepared, data_dir) as database:
+        await database.ledger.hold(hold("r1"))
+    left_by_a_dead_process(data_dir / SPOOL_FOLDER, settle_of("r1"))
+    told: list[float] = []
+    async with opened_with_spool(prepared, data_dir) as database:
+        database.ledger.tell_of_late_settles(told.append)
+        await until(lambda: told == [float("inf")])
+    assert rows(prepared, BOOKED) == [("r1", 1, COST)]
+
+
 async def test_settles_of_one_moment_share_the_wait_for_the_disk(
     prepared: Place, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,9 +100,9 @@ class Connection:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def read_head(self) -> int:
+    async def read_head(self, *, within_s: float = PATIENCE_S) -> int:
         """The status. The body is read by `read_until` and `read_rest`. Raises `EOFError` when there is no answer."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             try:
                 raw = await self._reader.readuntil(b"\r\n\r\n")
             except (asyncio.IncompleteReadError, ConnectionError) as exc:
@@ -194,9 +194,9 @@ async def connected(port: int) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def exchange(port: int, request: bytes) -> Answer:
-    """One request on a connection of its own, and its whole answer."""
+async def exchange(port: int, request: bytes, *, within_s: float = PATIENCE_S) -> Answer:
+    """One request on a connection of its own, and its whole answer, which begins `within_s`."""
     async with connected(port) as connection:
         await connection.send(request)
-        await connection.read_head()
+        await connection.read_head(within_s=within_s)
         return await connection.read_rest()

@@ -22,3 +22,8 @@ def crash_seeds() -> int:
 def many_processes_rounds() -> int:
     """How often the outages under several processes are repeated: `MANY_PROCESSES_ROUNDS`, once by default."""
     return int(inherited().get("MANY_PROCESSES_ROUNDS", "1"))
+
+
+def has_all_outages() -> bool:
+    """Whether rows are tested too that differ from others by the delay only: `OUTAGES=all`."""
+    return inherited().get("OUTAGES") == "all"

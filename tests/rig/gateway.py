@@ -8,7 +8,6 @@ import csv
 import io
 import itertools
 import json
-import re
 import signal
 import socket
 import sqlite3
@@ -288,6 +287,10 @@ class Gateway:
         eventually(lambda: self.open_holds() == 0, "the end of every hold")
         verified = self.verify()
         assert verified.returncode == 0, verified.stdout + verified.stderr
+        self.audit_words()
+
+    def audit_words(self) -> None:
+        """No exception logged, and no secret in the log or in what is stored."""
         logs = self.logs()
         assert "Traceback" not in logs, _around(logs, "Traceback")
         assert '"exception"' not in logs, _around(logs, '"exception"')
@@ -333,5 +336,7 @@ def chat_body(script: Script | None = None, **fields: object) -> dict[str, Any]:
 
 
 def _around(text: str, word: str) -> str:
-    found = re.search(rf"[^\n]*(\n[^\n]*){{0,10}}{re.escape(word)}(.*\n){{0,40}}", text)
-    return found.group() if found else text[-4000:]
+    """The lines before and after the first one with `word`, each cut to what can be read."""
+    lines = text.splitlines()
+    first = next(number for number, line in enumerate(lines) if word in line)
+    return "\n".join(line[:2_000] for line in lines[max(0, first - 5) : first + 40])
