@@ -234,6 +234,10 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         database = await open_database(settings, instance_id=instance_id)
         # When the last hold has ended this process is gone, to the others.
         instances = await open_instances(settings, instance_id)
+        reloads = 0
+        if not isinstance(instances, AloneInstance):
+            # Others may have been told meanwhile to read them again; from here on this process is, too.
+            reloads, live = instances.reloads, Live(settings.pricing_file, settings.plans_file, provider_key)
         stack.push_async_callback(instances.aclose)
         stack.push_async_callback(database.close)
         dead = []
@@ -399,7 +403,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             clock=clock,
         )
         if not isinstance(instances, AloneInstance):
-            _keep_up(instances, services)
+            _keep_up(instances, services, reloads)
         if orphaned := await services.accounts.orphaned_plans():
             _log.warning("plans_missing", plans=orphaned, note="calls of creators on them are refused")
         for work, name in (
@@ -411,8 +415,9 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
         yield services
 
 
-def _keep_up(instances: "SharedInstances", services: Services) -> None:
-    """What others change counts here too, however long this process heard nothing of them."""
+def _keep_up(instances: "SharedInstances", services: Services, reloads: int) -> None:
+    """What others change counts here too, however long this process heard nothing of them. `reloads`: how often plans and
+    prices had been read again when this process read them."""
 
     def hear(is_heard: bool) -> None:
         services.authenticator.believe(_BELIEVED_S if is_heard else _UNHEARD_S)
@@ -431,6 +436,9 @@ def _keep_up(instances: "SharedInstances", services: Services) -> None:
 
     instances.on_heard = hear
     instances.on_reloads = begin_reload
+    hear(instances.is_heard)
+    if instances.reloads != reloads:
+        begin_reload()
 
 
 async def _open_providers(

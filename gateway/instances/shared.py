@@ -68,6 +68,11 @@ SELECT clock.ms, instances.id, instances.counting, instances.round, instances.ag
 FROM clock LEFT JOIN instances ON instances.id <> $1 AND instances.seen_at > clock.ms - $5
 """  # noqa: S608 -- constants of this module
 _LEAVE = ("DELETE FROM instances WHERE id = $1", "DELETE FROM leases WHERE holder = $1")
+_END_PREDECESSOR = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE application_name = $1 AND usename = current_user AND pid <> pg_backend_pid()"
+)
+"""A beat that was given up here may still arrive, and must not say again what has been taken back since."""
 _FORGET = f"DELETE FROM instances WHERE seen_at < {_NOW_MS} - {_FORGOTTEN_S * 1000}"  # noqa: S608
 
 _Step = Literal["shared", "to_local", "local", "to_shared"]
@@ -337,9 +342,10 @@ class SharedInstances:
     # The connection
 
     async def _connected(self) -> Link:
+        name = f"gateway instance {self.instance_id[:32]}"
         link = await connect(
             self._url,
-            name=f"gateway instance {self.instance_id[:32]}",
+            name=name,
             statement_timeout_s=_ANSWER_TIMEOUT_S,
             answer_timeout_s=_ANSWER_TIMEOUT_S,
             target="read-write",
@@ -347,6 +353,7 @@ class SharedInstances:
         )
         try:
             await link.add_listener(CHANNEL, self._hear)
+            await link.execute(_END_PREDECESSOR, name)
             await link.execute(_FORGET)
         except BaseException:
             link.terminate()

@@ -68,6 +68,7 @@ class SpoolFile:
             path = new.with_suffix(_SUFFIX)
             new.rename(path)
             _sync_folder(folder)
+            _sync_folder(folder.parent)  # which may have made the folder just now
         except BaseException:
             os.close(handle)
             raise

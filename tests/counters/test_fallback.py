@@ -411,6 +411,7 @@ async def test_a_hold_is_taken_once_wherever_it_is_counted(processes: Start, ser
 
 # Random lives
 
+
 async def test_nobody_waits_for_a_process_that_has_not_started_to_count(server: RedisServer, processes: Start) -> None:
     gateway = await processes(1)
     instance = TableInstances("late", gateway.table)

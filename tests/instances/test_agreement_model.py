@@ -22,7 +22,7 @@ from gateway.instances.shared import SharedInstances, _Other, _Said, _Step
 LONG_AGO, NOW = -float("inf"), float("inf")
 ROUNDS_MAX = 12
 STATES_MAX = 60_000
-WALKS, STEPS = 400, 80
+WALKS, STEPS = 600, 80
 LOOKED_FOR_CONVERGENCE = 7
 """Every so many states."""
 NAMES = "abc"
@@ -148,15 +148,17 @@ class Driver:
         counting = real.counting
         if counting == "paused":
             if not process.has_stopped or process.counts != "stopped":
-                yield self.with_process(state, number, process._replace(counts="stopped", has_stopped=True, is_asking=False))
+                yield self.with_process(
+                    state, number, process._replace(counts="stopped", has_stopped=True, is_asking=False)
+                )
         elif counting == "shared":
             if process.counts != "shared":
-                yield self.with_process(state, number, process._replace(counts="shared", has_stopped=False, is_asking=True))
+                yield self.with_process(
+                    state, number, process._replace(counts="shared", has_stopped=False, is_asking=True)
+                )
         elif process.counts != "local" or process.filled_in != process.round:
             self.require_alone_in_filling_again(state, number, process)
-            filled = process._replace(
-                counts="local", has_stopped=False, filled_in=process.round, filled_for=real.count
-            )
+            filled = process._replace(counts="local", has_stopped=False, filled_in=process.round, filled_for=real.count)
             yield self.with_process(state, number, filled)
 
     def lapsed(self, state: State, number: int, process: Process) -> Iterator[State]:
@@ -267,7 +269,10 @@ def _story(found: dict[State, State | None], state: State) -> str:
         steps.append(at)
         at = found[at]
     return "\n\n".join(
-        "\n".join(f"{name}: {process}\n   {row}" for name, process, row in zip(NAMES, each.processes, each.table))
+        "\n".join(
+            f"{name}: {process}\n   {row}"
+            for name, process, row in zip(NAMES, each.processes, each.table, strict=False)
+        )
         for each in reversed(steps)
     )
 

@@ -20,6 +20,7 @@ from gateway.ledger.transactions import Transactions
 from tests.ledger.books import MODEL, PRICE, hold
 from tests.rig.way import Way
 from tests.servers.postgres_server import PostgresServer
+from tests.servers.postgres_wire import PostgresError
 
 PATIENCE_S = 20
 LEASE_S = 3.0
@@ -245,7 +246,9 @@ async def test_a_leader_that_was_cut_off_for_a_moment_buries_nobody_until_it_was
     leader = await join("a")
     await until(leader.may_bury)
     leader.on_heard = said.append
-    own_server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'gateway inst%'")
+    own_server.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'gateway inst%'"
+    )
     await until(lambda: said == [False, True])
     assert leader.is_leader
     assert not leader.may_bury()
@@ -289,3 +292,18 @@ async def test_a_server_that_is_slow_to_connect_to_is_connected_to(
         await instances.start()
         assert instances.is_heard
         await instances.aclose()
+
+
+async def test_what_was_said_over_a_connection_that_was_given_up_is_not_said_later(
+    join: Join, own_server: PostgresServer
+) -> None:
+    said: list[bool] = []
+    instances = await join("a")
+    instances.on_heard = said.append
+    with own_server.session(database="shared") as before:
+        before.query("SET application_name = 'gateway instance a'")
+        assert instances._link is not None
+        instances._link.terminate()
+        await until(lambda: said == [False, True])
+        with pytest.raises((OSError, PostgresError)):
+            before.query("SELECT 1")
