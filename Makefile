@@ -46,6 +46,7 @@ soak: $(VENV)/.installed-dev
 	CRASH_SEEDS=$${CRASH_SEEDS:-200} $(BIN)/python -m pytest tests/test_crash.py -s
 	COUNTER_LIVES=$${COUNTER_LIVES:-2000} $(BIN)/python -m pytest tests/counters/test_counter_machine.py
 	FALLBACK_LIVES=$${FALLBACK_LIVES:-20} $(BIN)/python -m pytest tests/counters/test_fallback.py
+	SUSPENSION_LIVES=$${SUSPENSION_LIVES:-50} $(BIN)/python -m pytest tests/counters/test_redis_suspension.py
 	MANY_PROCESSES_ROUNDS=$${MANY_PROCESSES_ROUNDS:-5} $(BIN)/python -m pytest tests/e2e/test_many_processes.py
 	OUTAGES=all $(BIN)/python -m pytest tests/e2e/test_outages.py tests/e2e/test_outages_ledger.py
 

@@ -1,4 +1,4 @@
-"""`python -m tests.run [--coverage] [pytest arguments]`: every test, in four processes: on two cores, as most tests wait.
+"""`python -m tests.run [--coverage] [pytest arguments]`: every test, in two processes.
 
 It makes the client environments, and brings the servers, when the chosen tests may need them; the tests start their
 gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no other.
@@ -13,7 +13,7 @@ from tests.clients import environments
 from tests.rig.environment import REPOSITORY
 from tests.servers import provision
 
-_PROCESSES = ["-n", "4", "--dist", "worksteal"]
+_PROCESSES = ["-n", "2", "--dist", "worksteal"]
 
 
 def main(arguments: list[str]) -> int:

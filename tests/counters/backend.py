@@ -37,7 +37,7 @@ class Store(CounterStore, CounterSeeds, Protocol):
 class Backend:
     """A store under test, spoken to without an event loop where the store allows it."""
 
-    lives = 70
+    lives = 50
     """How many random ones the suite lives on it (`COUNTER_LIVES` asks for others)."""
 
     def __init__(self, clock: FakeClock) -> None:

@@ -11,6 +11,7 @@ from gateway.counters.base import CountersUnavailable, Taken
 from gateway.tasks import spawn
 from tests.counters.backend import in_groups
 from tests.counters.redis_processes import ACTUALS, COST, EVERYTHING, PACE, QUOTA, Ledger, Process
+from tests.rig.environment import inherited
 from tests.rig.waiting import soon
 from tests.servers.redis_server import RedisServer
 
@@ -391,7 +392,7 @@ class Life:
             process.resume()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(int(inherited().get("SUSPENSION_LIVES", "1"))))
 async def test_the_counters_are_the_truth_whatever_happens(
     server: RedisServer, processes: Processes, ledger: Ledger, seed: int
 ) -> None:

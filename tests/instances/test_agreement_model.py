@@ -22,7 +22,7 @@ from gateway.instances.shared import SharedInstances, _Other, _Said, _Step
 LONG_AGO, NOW = -float("inf"), float("inf")
 ROUNDS_MAX = 12
 STATES_MAX = 60_000
-WALKS, STEPS = 600, 80
+WALKS, STEPS = 120, 80
 LOOKED_FOR_CONVERGENCE = 7
 """Every so many states."""
 NAMES = "abc"

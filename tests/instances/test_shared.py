@@ -23,7 +23,7 @@ from tests.servers.postgres_server import PostgresServer
 from tests.servers.postgres_wire import PostgresError
 
 PATIENCE_S = 20
-LEASE_S = 3.0
+LEASE_S = 2.0
 Join = Callable[[str], Awaitable[SharedInstances]]
 
 

@@ -15,8 +15,8 @@ def inherited() -> dict[str, str]:
 
 
 def crash_seeds() -> int:
-    """How many times the crash test kills a gateway: `CRASH_SEEDS`, 4 by default."""
-    return int(inherited().get("CRASH_SEEDS", "4"))
+    """How many times the crash test kills a gateway: `CRASH_SEEDS`, 2 by default."""
+    return int(inherited().get("CRASH_SEEDS", "2"))
 
 
 def many_processes_rounds() -> int:
