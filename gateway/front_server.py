@@ -64,7 +64,8 @@ class FrontServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.announce_end()
         await self.close_port()
-        await asyncio.sleep(_LAST_REQUESTS_S)
+        if self._state.connections:
+            await asyncio.sleep(_LAST_REQUESTS_S)
         await super().shutdown(sockets)
 
 
