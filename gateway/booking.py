@@ -44,7 +44,7 @@ class Booking:
             actuals = total_actuals(settlements)
         frees = ""
         # An error that a stream told itself, as its provider sent it, is none of ours; a failure all the same.
-        if call.claim is not None and ending.outcome != "ok" and not any(map(_took, entries)):
+        if call.claim is not None and ending.outcome != "ok" and not any(entry.takes_something for entry in entries):
             frees, call.claim.is_freed = call.claim.reservation.id, True
         try:
             await self._ledger.settle(call.request_id, entries, frees=frees)
@@ -145,11 +145,6 @@ class Booking:
         """An attempt that cost something and will be followed by another: booked with the call's end."""
         owed = settle(admitted, ending, has_begun=False)
         admitted.paid.append((self._entry(call, admitted, ending, owed, is_final=False), owed))
-
-
-def _took(entry: Entry) -> bool:
-    """Whether it took anything of anybody."""
-    return bool(entry.cost_nano_usd or entry.charge_nano_usd or entry.payer_amount)
 
 
 def _charge_price_version(admitted: Admitted) -> str:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gateway.config import Settings
+from gateway.durable_folder import sync_folder
 from gateway.errors import ConfigError
 
 Purpose = Literal[
@@ -144,7 +145,7 @@ def _make_secret_file(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _read_secret_file(path: Path) -> bytes:
@@ -156,11 +157,3 @@ def _read_secret_file(path: Path) -> bytes:
     if len(root) < _ROOT_BYTES:
         raise ConfigError(f"{path} is empty or cut short: restore it from a backup; a new one makes every key invalid")
     return root
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gateway.assets.base import AssetError, AssetMissing
+from gateway.durable_folder import sync_folder
 from gateway.ledger.ids import is_entry_id
 from gateway.secrets import random_id
 
@@ -75,11 +76,7 @@ def _write(path: Path, data: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _read(path: Path, start: int, length: int) -> bytes:

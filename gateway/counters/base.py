@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol
 from gateway.errors import StoreError
 from policies.types import Limit, LimitGroup
 
+RETRY_SOON: Mapping[str, str] = {"retry-after": "1"}
+"""Headers of an answer that says that nothing can be counted now."""
+
 
 class CountersUnavailable(StoreError):
     """The store of the counters refuses, is silent, or is being filled anew: nothing can be said of any limit.

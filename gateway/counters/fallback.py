@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import structlog
 
-from gateway.counters.base import Counters, CounterSeeds, CountersUnavailable, LimitState, Refused, Taken
-from gateway.counters.local_share import RETRY_SOON, LocalShare
+from gateway.counters.base import RETRY_SOON, Counters, CounterSeeds, CountersUnavailable, LimitState, Refused, Taken
+from gateway.counters.local_share import LocalShare
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.open_calls import OpenCall
 from gateway.errors import StoreError

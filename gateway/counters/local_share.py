@@ -14,14 +14,12 @@ that this process has, so that `remaining` is what it would let through.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from gateway.counters.base import CountersUnavailable, LimitState, Refused, Taken
+from gateway.counters.base import RETRY_SOON, CountersUnavailable, LimitState, Refused, Taken
 from gateway.counters.memory import MemoryCounters
 from policies.types import UNLIMITED, Limit, LimitGroup
 
-__all__ = ["RETRY_SOON", "LocalShare"]
+__all__ = ["LocalShare"]
 
-RETRY_SOON: Mapping[str, str] = {"retry-after": "1"}
-"""Headers of an answer that says that nothing can be counted now."""
 _SHARE_RETRY_S = 5.0
 """Only the other shares are in the way: nobody knows for how long."""
 

@@ -29,7 +29,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from gateway.counters.base import CountersUnavailable
+from gateway.counters.base import RETRY_SOON, CountersUnavailable
 from gateway.counters.redis_scripts import Reply, Script
 from gateway.errors import ConfigError
 from gateway.tasks import look_at, spawn
@@ -86,7 +86,7 @@ def server_of(sections: Sequence[bytes]) -> Server:
 
 
 def unavailable(why: str) -> CountersUnavailable:
-    return CountersUnavailable(f"The store of the limits cannot be used: {why}.", headers={"retry-after": "1"})
+    return CountersUnavailable(f"The store of the limits cannot be used: {why}.", headers=RETRY_SOON)
 
 
 class RedisLink:

@@ -18,6 +18,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import structlog
@@ -204,11 +205,9 @@ class SharedInstances:
     async def _go_on(self) -> None:
         while True:
             is_waiting = self._step not in _COUNTS and self._is_heard
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_HURRIED_BEAT_S if is_waiting else _BEAT_S):
                     await self._is_urgent.wait()
-            except TimeoutError:
-                pass
             self._is_urgent.clear()
             try:
                 await self._beat()

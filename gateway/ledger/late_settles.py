@@ -16,11 +16,10 @@ from sqlalchemy import select
 
 from gateway.calls import new_request_id
 from gateway.ledger.periods import instant, ms_of, period_of
-from gateway.ledger.records import Attribution, Entry
+from gateway.ledger.records import Attribution, Entry, entry_without_call
 from gateway.ledger.rows import route_of
 from gateway.ledger.schema import ENTRY_FACTS, entries, meta
 from gateway.ledger.statements import Row
-from gateway.usage import NO_USAGE
 
 if TYPE_CHECKING:
     from gateway.ledger.transactions import SettleWork, Transactions
@@ -72,7 +71,7 @@ def _creator_of(work: "SettleWork", crashed: Row | None) -> str:
 def _open_among(transactions: "Transactions", late: Sequence["SettleWork"]) -> dict[str, Row | None]:
     """Request id -> the entry that says `crashed`, or None where there is no entry at all of a call that has to have one."""
     found: dict[str, Row | None] = {
-        work.hold_id: None for work in late if work.is_spooled and any(map(_takes_something, work.entries))
+        work.hold_id: None for work in late if work.is_spooled and any(entry.takes_something for entry in work.entries)
     }
     ids = [work.hold_id for work in late]
     for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -122,33 +121,15 @@ def _correction(row: Row, cost: int, charge: int, units: int, now_ms: int) -> En
         "metadata": "",
         "client_request_id": "",
     }
-    return Entry(
-        attribution=Attribution(**{**named, **changed}),
-        route=route_of(row),
-        attempt=1,
-        final=True,
-        kind="adjustment",
-        usage=NO_USAGE,
-        usage_source="none",
+    return entry_without_call(
+        Attribution(**{**named, **changed}),
+        route_of(row),
+        "adjustment",
         cost_nano_usd=cost,
         charge_nano_usd=charge,
         payer_amount=units,
-        outcome="ok",
         flags=LATE_SETTLE,
-        error="",
-        status=0,
-        cached=False,
-        is_streaming=False,
-        latency_ms=0,
-        ttft_ms=None,
-        upstream_request_id="",
-        free_attempts="",
-        downgrade_reason="",
     )
-
-
-def _takes_something(entry: Entry) -> bool:
-    return bool(entry.cost_nano_usd or entry.charge_nano_usd or entry.payer_amount)
 
 
 def _is_of_open_month(transactions: "Transactions", entry: Entry) -> bool:

@@ -16,11 +16,10 @@ from sqlalchemy import Executable, Select, insert, select
 
 from gateway.calls import new_request_id
 from gateway.errors import RequestError
-from gateway.ledger.records import Attribution, Entry, Kind, Route
+from gateway.ledger.records import Attribution, Entry, Kind, Route, entry_without_call
 from gateway.ledger.schema import entries, postings
 from gateway.ledger.statements import Row
 from gateway.ledger.transactions import Transactions
-from gateway.usage import NO_USAGE
 
 __all__ = ["Booking", "Posting", "booking_entry", "digest_of", "entry_by_id", "json_text", "rows_of"]
 
@@ -106,28 +105,12 @@ def booking_entry(booking: Booking, corrected: Row | None = None) -> Entry:
         payer=booking.payer,
         payer_unit="nano_usd" if by_quota else "credit",
     )
-    return Entry(
-        attribution=attribution,
-        route=route,
-        attempt=1,
-        final=True,
-        kind=booking.kind,
-        usage=NO_USAGE,
-        usage_source="none",
-        cost_nano_usd=0,
+    return entry_without_call(
+        attribution,
+        route,
+        booking.kind,
         charge_nano_usd=booking.payer_amount if by_quota else 0,
         payer_amount=booking.payer_amount,
-        outcome="ok",
-        flags="",
-        error="",
-        status=0,
-        cached=False,
-        is_streaming=False,
-        latency_ms=0,
-        ttft_ms=None,
-        upstream_request_id="",
-        free_attempts="",
-        downgrade_reason="",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 
-from gateway.usage import Usage
+from gateway.usage import NO_USAGE, Usage
 
 UsageSource = Literal["provider", "provider_partial", "estimated", "none"]
 Kind = Literal["usage", "grant", "refund", "adjustment", "expiry"]
@@ -133,6 +133,47 @@ class Entry(NamedTuple):
     """As in the hold, whose copy it is."""
     saved_nano_usd: int = 0
     """What a cached answer cost when it was bought; 0 unless `cached`."""
+
+    @property
+    def takes_something(self) -> bool:
+        """Whether anybody pays or owes anything for it."""
+        return bool(self.cost_nano_usd or self.charge_nano_usd or self.payer_amount)
+
+
+def entry_without_call(
+    attribution: Attribution,
+    route: Route,
+    kind: Kind,
+    *,
+    cost_nano_usd: int = 0,
+    charge_nano_usd: int = 0,
+    payer_amount: int = 0,
+    flags: str = "",
+) -> Entry:
+    """A grant, a refund, a correction: amounts, and nothing that only a call has."""
+    return Entry(
+        attribution=attribution,
+        route=route,
+        attempt=1,
+        final=True,
+        kind=kind,
+        usage=NO_USAGE,
+        usage_source="none",
+        cost_nano_usd=cost_nano_usd,
+        charge_nano_usd=charge_nano_usd,
+        payer_amount=payer_amount,
+        outcome="ok",
+        flags=flags,
+        error="",
+        status=0,
+        cached=False,
+        is_streaming=False,
+        latency_ms=0,
+        ttft_ms=None,
+        upstream_request_id="",
+        free_attempts="",
+        downgrade_reason="",
+    )
 
 
 class Ledger(Protocol):

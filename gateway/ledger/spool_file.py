@@ -20,6 +20,7 @@ from zlib import crc32
 
 import orjson
 
+from gateway.durable_folder import sync_folder
 from gateway.ledger.records import Attribution, Entry, Route
 from gateway.usage import Usage
 
@@ -67,8 +68,8 @@ class SpoolFile:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path = new.with_suffix(_SUFFIX)
             new.rename(path)
-            _sync_folder(folder)
-            _sync_folder(folder.parent)  # which may have made the folder just now
+            sync_folder(folder)
+            sync_folder(folder.parent)  # which may have made the folder just now
         except BaseException:
             os.close(handle)
             raise
@@ -245,11 +246,3 @@ def _is_still(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +153,13 @@ def test_a_second_serve_on_the_same_folder_is_refused(gateway: Gateway) -> None:
     assert second.returncode != 0
     assert "Traceback" not in second.stdout + second.stderr
     assert gateway.is_ready()
+
+
+async def test_a_single_process_has_nothing_to_replace_and_goes_on(gateway: Gateway) -> None:
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGUSR2)
+    await soon(lambda: gateway.log_lines("nothing_to_replace"), "a word about it")
+    assert (await gateway.get(None, "/health/ready")).status == 200
 
 
 async def test_the_start_connects_to_nothing(upstream: Upstream, tmp_path: Path) -> None:

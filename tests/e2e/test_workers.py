@@ -166,11 +166,14 @@ def test_commands_ask_the_first_worker_and_others_may_not_look(gateway: Gateway)
             assert "gateway_ready 1.0" in client.get("http://gateway/metrics").text.splitlines()
 
 
-def test_a_hangup_has_plans_read_again(gateway: Gateway) -> None:
+def test_a_hangup_has_plans_read_again_by_every_worker(gateway: Gateway) -> None:
     before = len(gateway.log_lines("reloaded"))
     assert gateway.process is not None
     gateway.process.send_signal(signal.SIGHUP)
-    eventually(lambda: len(gateway.log_lines("reloaded")) > before, "plans that are read again")
+    eventually(
+        lambda: {line["worker"] for line in gateway.log_lines("reloaded")[before:]} == {0, 1},
+        "plans that both have read again",
+    )
 
 
 # What becomes of them

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
 
+from gateway.durable_folder import sync_folder
 from gateway.errors import ConfigError, StoreError
 from gateway.ledger.migration import known_version
 from gateway.ledger.sqlite.readers import read_only_uri
@@ -42,7 +43,6 @@ __all__ = [
     "secret_beside",
     "stamp",
     "sweep",
-    "sync_folder",
     "uri_of_copy",
 ]
 
@@ -281,14 +281,6 @@ def _refuse_taken(target: Path) -> None:
 
 def _taken(target: Path) -> ConfigError:
     return ConfigError(f"{target} exists already: name a new file")
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def stamp(now: datetime) -> str:

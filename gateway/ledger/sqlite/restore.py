@@ -14,6 +14,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+from gateway.durable_folder import sync_folder
 from gateway.errors import ConfigError
 from gateway.ledger.sqlite.backup import (
     LOGS,
@@ -24,7 +25,6 @@ from gateway.ledger.sqlite.backup import (
     draft_in,
     stamp,
     sweep,
-    sync_folder,
     uri_of_copy,
 )
 
