@@ -66,6 +66,8 @@ def key_json(row: Row, now_ms: int) -> dict[str, Any]:
 def admin_key_json(row: Row) -> dict[str, Any]:
     return {
         "id": row["id"],
+        "name": row["name"],
+        "role": row["role"],
         "status": "active" if row["revoked_at"] is None else "revoked",
         "created_at": instant_text(row["created_at"]),
         "revoked_at": instant_text(row["revoked_at"]),

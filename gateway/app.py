@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.dashboard import dashboard_routes
+from gateway.dashboard.guard import DashboardGuard
 from gateway.endpoints import (
     EXCEPTION_HANDLERS,
     assets,
@@ -45,12 +47,13 @@ def build_app(services: Services) -> ASGIApp:
     """The public app: hot paths first, then health, then everything that needs a key."""
     creator_routes = [route for module in _CREATOR_MODULES for route in module.routes]
     pages = Starlette(
-        routes=[*health.routes, *assets.routes, *creator_routes, *admin_routes()],
+        routes=[*health.routes, *assets.routes, *creator_routes, *admin_routes(), *dashboard_routes()],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     pages.router.redirect_slashes = False
     pages.add_middleware(CreatorOnly)
     pages.add_middleware(AdminOnly)
+    pages.add_middleware(DashboardGuard)
     pages.add_middleware(RequestLog)
     for name, value in services.state().items():
         setattr(pages.state, name, value)

@@ -6,10 +6,11 @@ does a creator whom a service key (scope `act_for`) named before.
 """
 
 import asyncio
+import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from hmac import compare_digest
 from typing import Generic, TypeVar
 
@@ -34,6 +35,7 @@ from gateway.principals import (
     read_principal,
     refused,
 )
+from gateway.roles import SETTINGS, Admin
 from gateway.secrets import Secrets
 from policies.types import Account, Plan
 
@@ -45,6 +47,7 @@ CREATOR_HEADER = "x-gateway-creator"
 
 CREATOR_HEADER_BYTES = CREATOR_HEADER.encode()
 _CACHED_KEYS_MAX = 10_000
+_LENT_BYTES = 32
 _LOAD_LOCKS = 64
 _LOAD_TRIES = 3
 _NEVER = float("inf")
@@ -149,6 +152,7 @@ class Authenticator:
         self._known: _Cache[bytes, Principal] = _Cache(*bounds)
         self._refused: _Cache[bytes, bool] = _Cache(*bounds)
         self._acting: _Cache[tuple[str, str], Principal] = _Cache(*bounds)
+        self._lent: dict[bytes, bytes] = {}
         self.generation = 0
         """Another number after every write that may have changed what `authenticate` would answer."""
         # Calls that bring the same unknown key at once read it once; strangers' keys cannot flood the database.
@@ -219,6 +223,22 @@ class Authenticator:
         """The creator's account as it stands in the database, for an admin's question; None if there is none."""
         return await read_creator(self._database, self._plans, creator, self._wall_clock())
 
+    def digest(self, credential: str) -> str:
+        """What the database keeps instead of a virtual key."""
+        return self._digest(credential.encode("utf-8", "replace")).hex()
+
+    @contextmanager
+    def lend(self, digest: str) -> Iterator[bytes]:
+        """A credential as good as the virtual key that has this `digest`, in this process and while the context is entered:
+        for somebody who showed the key itself before. Raises nothing; `authenticate` does."""
+        credential = secrets.token_urlsafe(_LENT_BYTES).encode()
+        lent = self._digest(credential)
+        self._lent[lent] = bytes.fromhex(digest)
+        try:
+            yield credential
+        finally:
+            del self._lent[lent]
+
     def believe(self, max_age_s: float | None) -> None:
         """From now on an entry is believed for so long; None: until `invalidate`."""
         for cache in (self._known, self._refused, self._acting):
@@ -236,6 +256,8 @@ class Authenticator:
             cache.forget(lambda known: known.account.key_id == key_id or known.account.creator == creator)
 
     async def _load_key(self, digest: bytes) -> Principal | None:
+        if (lent := self._lent.get(digest)) is not None:
+            return self._known.get(lent, self._wall_clock()) or await self._load_key(lent)
         if self._refused.get(digest):
             return None
         async with self._loading[digest[0] % _LOAD_LOCKS].turn():
@@ -314,21 +336,31 @@ class AdminAuthenticator:
         self._database = database
         self._digest = secrets.hasher("admin-keys")
         # Both sides are hashed, so that the comparison tells neither the length nor a common beginning.
-        self._settings_digest = None if admin_key is None else self._digest(admin_key.get_secret_value().encode())
+        self._settings_digest = None if admin_key is None else self._digest(admin_key.get_secret_value().encode()).hex()
 
-    async def authenticate(self, headers: Headers) -> str:
-        """The admin key's public id, or `settings` for the one in `GATEWAY_ADMIN_KEY`. Raises `Unauthenticated`."""
+    async def authenticate(self, headers: Headers) -> Admin:
+        """Whose admin key is in `headers`. Raises `Unauthenticated`, `StoreError`."""
         credential = find_credential(headers)
         if not credential:
             raise _missing()
-        digest = self._digest(credential)
-        if self._settings_digest is not None and compare_digest(digest, self._settings_digest):
-            return "settings"
-        query = select(admin_keys.c.id).where(admin_keys.c.digest == digest.hex(), admin_keys.c.revoked_at.is_(None))
-        row = await self._database.fetch_one(query)
-        if row is None:
+        admin = await self.admin_of(self._digest(credential).hex())
+        if admin is None:
             raise refused()
-        return str(row["id"])
+        return admin
+
+    def digest(self, key: str) -> str:
+        """What the database keeps instead of an admin key."""
+        return self._digest(key.encode("utf-8", "replace")).hex()
+
+    async def admin_of(self, digest: str) -> Admin | None:
+        """Whose admin key has this digest; None where it is nobody's, or revoked. Raises `StoreError`."""
+        if self._settings_digest is not None and compare_digest(digest, self._settings_digest):
+            return SETTINGS
+        query = select(admin_keys.c.id, admin_keys.c.name, admin_keys.c.role).where(
+            admin_keys.c.digest == digest, admin_keys.c.revoked_at.is_(None)
+        )
+        row = await self._database.fetch_one(query)
+        return None if row is None else Admin(row["id"], row["name"], row["role"])
 
 
 def _unreadable() -> StoreError:

@@ -31,6 +31,7 @@ Purpose = Literal[
     "idempotency-keys",
     "idempotency-answers",
     "webhooks",
+    "sessions",
 ]
 
 SECRET_FILE = "secret"  # noqa: S105 -- the file's name

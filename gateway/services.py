@@ -33,6 +33,7 @@ from gateway.counters.opening import open_counters
 from gateway.counters.rebuild import rebuild_counters
 from gateway.counters.window_seeds import seed_new_windows, windows_added
 from gateway.credits import Credits
+from gateway.dashboard.sessions import SessionBook
 from gateway.errors import ConfigError, StoreError
 from gateway.housekeeping import drop_old_entries, give_back, tidy, watch
 from gateway.idempotency import Idempotency
@@ -108,6 +109,7 @@ class Services:
     credits: Credits
     authenticator: Authenticator
     admin_authenticator: AdminAuthenticator
+    sessions: SessionBook
     trusted_proxies: Networks
     calls: Calls
     metrics: Metrics
@@ -204,6 +206,7 @@ class Services:
             "announce": self.announce,
             "authenticator": self.authenticator,
             "admin_authenticator": self.admin_authenticator,
+            "sessions": self.sessions,
             "metrics": self.metrics,
             "readiness": self.readiness,
             "deployments": self.deployments,
@@ -361,6 +364,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             wall_clock=wall_clock,
         )
         stack.push_async_callback(lookout.close)
+        admin_authenticator = AdminAuthenticator(database, secrets, settings.admin_key)
         services = Services(
             settings=settings,
             live=live,
@@ -370,7 +374,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             accounts=accounts,
             credits=credit_book,
             authenticator=authenticator,
-            admin_authenticator=AdminAuthenticator(database, secrets, settings.admin_key),
+            admin_authenticator=admin_authenticator,
+            sessions=SessionBook(database, secrets, authenticator, admin_authenticator, wall_clock=wall_clock),
             trusted_proxies=trusted_proxies,
             calls=calls,
             metrics=metrics,

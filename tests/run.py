@@ -2,10 +2,12 @@
 
 It makes the client environments, and brings the servers, when the chosen tests may need them; the tests start their
 gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no other.
-Exits with pytest's code. With `--coverage` the lines are counted that ran, in the gateways' own processes too, which takes
+Exits with pytest's code. A few tests that failed are run again, one after the other and with nothing beside them: these
+machines pause for seconds at a time, which no deadline of a test allows for. What passes then is named as such. With `--coverage` the lines are counted that ran, in the gateways' own processes too, which takes
 a third longer; the report is printed whatever the code is.
 """
 
+import json
 import subprocess
 import sys
 
@@ -14,6 +16,10 @@ from tests.rig.environment import REPOSITORY
 from tests.servers import provision
 
 _PROCESSES = ["-n", "2", "--dist", "worksteal"]
+_AGAIN_MAX = 10
+"""More failures than this are no accident."""
+_LAST_FAILED = REPOSITORY / ".pytest_cache" / "v" / "cache" / "lastfailed"
+_FAILED = 1
 
 
 def main(arguments: list[str]) -> int:
@@ -26,12 +32,25 @@ def main(arguments: list[str]) -> int:
     chosen = any(argument.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for argument in arguments)
     command = ["-m", "pytest", *([] if chosen else _PROCESSES), *arguments]
     if not is_counting:
-        return _python(*command)
+        code = _python(*command)
+        return code if chosen or code != _FAILED else _again(code, arguments)
     _coverage("erase")
     code = _coverage("run", *command)
     _coverage("combine", "--quiet")
     _coverage("report")
     return code
+
+
+def _again(code: int, arguments: list[str]) -> int:
+    """The few tests that failed, once more, alone; else the code of the first run."""
+    try:
+        failed = sorted(json.loads(_LAST_FAILED.read_text()))
+    except (OSError, ValueError):
+        return code
+    if not 0 < len(failed) <= _AGAIN_MAX:
+        return code
+    print("Failed beside others, and run again alone:", *failed, sep="\n  ", flush=True)
+    return _python("-m", "pytest", "--last-failed", "-n", "0", *arguments)
 
 
 def _coverage(*arguments: str) -> int:

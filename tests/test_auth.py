@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from gateway.auth import AdminAuthenticator, find_credential
 from gateway.errors import PolicyDenied, Unauthenticated
 from gateway.ledger.schema import creators, virtual_keys
+from gateway.roles import SETTINGS, Admin
 from gateway.secrets import ADMIN_KEY_PREFIX, VIRTUAL_KEY_PREFIX, make_key
 from tests.account_world import INJECTIONS, World, bearer, open_world
 
@@ -392,8 +393,8 @@ async def test_a_creator_on_a_plan_that_is_gone_is_told_so(world):
 async def test_the_settings_admin_key_and_the_databases_open_the_admin_api(world):
     made = await world.accounts.create_admin_key()
     admins = AdminAuthenticator(world.database, world.secrets, SecretStr("an-admin-key-of-the-settings"))
-    assert await admins.authenticate(bearer("an-admin-key-of-the-settings")) == "settings"
-    assert await admins.authenticate([(b"x-api-key", made["key"].encode())]) == made["id"]
+    assert await admins.authenticate(bearer("an-admin-key-of-the-settings")) == SETTINGS
+    assert await admins.authenticate([(b"x-api-key", made["key"].encode())]) == Admin(made["id"], "", "owner")
 
 
 async def test_other_keys_do_not_open_the_admin_api(world):

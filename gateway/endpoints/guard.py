@@ -15,6 +15,7 @@ from gateway.answers import denied
 from gateway.assets.links import ASSETS_PATH
 from gateway.auth import Authenticator
 from gateway.calls import new_request_id
+from gateway.dashboard.guard import is_page_path
 from gateway.endpoints import error_response
 from gateway.errors import GatewayError, NotFound, StoreError
 from gateway.logs import log_request
@@ -25,7 +26,7 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 class CreatorOnly:
-    """Authenticates the virtual key of all that is neither open nor /admin; the account is `request.state.account`.
+    """Authenticates the virtual key of all that is neither open nor /admin nor a page; the account is `request.state.account`.
 
     A service key may name the creator in `x-gateway-creator`, for reading as well as for calls; reading brings nobody new.
     From an address that the key's account or the named creator's does not allow, nothing is told, known path or not.
@@ -36,7 +37,7 @@ class CreatorOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS or path.startswith(("/admin/", ASSETS_PATH)):
+        if path in OPEN_PATHS or path.startswith(("/admin/", ASSETS_PATH)) or is_page_path(path):
             await self._app(scope, receive, send)
             return
         try:

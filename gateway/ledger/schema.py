@@ -153,7 +153,36 @@ admin_keys = _table(
     _text("digest"),
     _instant("created_at"),
     _instant("revoked_at", nullable=True),
+    _text("name", default=""),  # of the admin who has it
+    _text("role", default="owner"),  # see `gateway.roles`
     UniqueConstraint("digest"),
+)
+
+sessions = _table(
+    "sessions",  # of people who signed in to the pages; those that are over are deleted by the next sign-in
+    Column("id", Text, primary_key=True),  # hex HMAC of the token, which only the browser has
+    _text("kind"),  # `admin` or `creator`
+    _text("key_digest"),  # of the admin key or virtual key it began with: over with that key
+    _instant("created_at"),
+    _instant("seen_at"),  # to the minute
+    _instant("expires_at"),
+)
+
+audit_log = _table(
+    "audit_log",  # what admins did; rows are never changed, triggers see to it
+    Column("id", Text, primary_key=True),  # grows with time, as those of entries
+    _text("request_id"),
+    _text("phase"),  # `asked`, written before anything is done, or `done`, with the status
+    _text("admin_key_id"),
+    _text("admin_name"),
+    _text("role"),
+    _text("action"),  # method and route: `POST /admin/creators/{id}/keys`
+    _text("target"),  # what the route's braces stood for: `id=acme`
+    _text("details"),  # JSON object: what was sent, without what names people and without secrets
+    _text("address"),
+    _number("status"),  # of the answer; 0 while there is none
+    _instant("created_at"),
+    Index(None, "request_id"),
 )
 
 # No foreign keys from here on: creators are never deleted from their table, and a look-up a row is paid on every call.

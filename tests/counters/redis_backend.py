@@ -7,12 +7,15 @@ from typing import Any, TypeVar
 
 from gateway.counters.redis import RedisCounters
 from gateway.counters.redis_epochs import Pace
+from gateway.counters.redis_link import Limits
 from tests.counters.backend import Backend, FakeClock
 from tests.servers.redis_server import RedisServer
 
 T = TypeVar("T")
 PACE = Pace(watch_s=30.0, gather_s=0.0)
 """Nobody else counts there, and nothing happens to the server."""
+LIMITS = Limits(command_timeout_s=15.0)
+"""Nothing here is about time, and the machine may pause."""
 _numbers = itertools.count()
 
 
@@ -26,6 +29,7 @@ class RedisBackend(Backend):
         self._counters = RedisCounters(
             server.url,
             prefix=f"t{next(_numbers)}:",
+            limits=LIMITS,
             pace=PACE,
             clock=self.clock.monotonic,
             wall_clock=self.clock.unix,

@@ -23,6 +23,7 @@ from gateway.endpoints.admin import (
 )
 from gateway.endpoints.admin import credits as credit_endpoints
 from gateway.errors import GatewayError
+from gateway.roles import LOCAL
 
 __all__ = ["AdminOnly", "admin_routes", "control_app"]
 
@@ -53,7 +54,8 @@ class AdminOnly:
 
     Plain ASGI middleware. Looks at `scope["path"]` alone, which is what routes are chosen by too. Finds the
     `AdminAuthenticator` in `app.state.admin_authenticator`; `is_trusted` needs none: on a 0600 Unix socket the file
-    system has said who may call.
+    system has said who may call. The `Admin` is `request.state.admin`; a page puts there whoever is signed in, and nobody
+    outside the process can.
     """
 
     def __init__(self, app: ASGIApp, *, is_trusted: bool = False) -> None:
@@ -61,12 +63,16 @@ class AdminOnly:
         self._is_trusted = is_trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_trusted and _is_admin_path(scope["path"]):
-            try:
-                await scope["app"].state.admin_authenticator.authenticate(scope["headers"])
-            except GatewayError as exc:
-                await error_response(exc)(scope, receive, send)
-                return
+        if scope["type"] == "http" and _is_admin_path(scope["path"]):
+            state = scope.setdefault("state", {})
+            if self._is_trusted:
+                state["admin"] = LOCAL
+            elif "admin" not in state:
+                try:
+                    state["admin"] = await scope["app"].state.admin_authenticator.authenticate(scope["headers"])
+                except GatewayError as exc:
+                    await error_response(exc)(scope, receive, send)
+                    return
         await self._app(scope, receive, send)
 
 
