@@ -5,6 +5,7 @@ RUN python -m venv /venv
 COPY requirements.lock ./
 RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock
 COPY pyproject.toml README.md pricing.toml ./
+COPY docs docs
 COPY gateway gateway
 COPY policies policies
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --no-index . \

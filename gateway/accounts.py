@@ -8,6 +8,7 @@ needs the plans, the clock or the database is checked here. What comes out is JS
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import orjson
@@ -37,6 +38,7 @@ from gateway.key_warnings import idle_limits
 from gateway.ledger.database import Conflict, Database
 from gateway.ledger.schema import admin_keys, creators, meta, throttles, virtual_keys
 from gateway.plans import default_plan, key_limits, plan_to_json, with_key_overrides, with_overrides
+from gateway.roles import Role
 from gateway.secrets import ADMIN_KEY_PREFIX, VIRTUAL_KEY_PREFIX, NewKey, Secrets, make_key, random_id
 from policies.types import Plan
 
@@ -47,6 +49,7 @@ PAGE_ROWS_MAX = 1_000
 LIFETIME_S_MAX = 100 * 366 * 86_400
 
 _SECRET_FINGERPRINT = "secret_fingerprint"  # noqa: S105 -- the name of a row
+_FIRST_ADMIN = "first admin"
 _METADATA_BYTES_MAX = 4_096
 _OVERRIDES_BYTES_MAX = 16_384
 
@@ -71,9 +74,12 @@ class Accounts:
         wall_clock: Callable[[], float] = time.time,
         seed_windows: SeedWindows | None = None,
         forget: Sequence[Callable[[str], Awaitable[None]]] = (),
+        has_settings_key: bool = False,
     ) -> None:
-        """`forget` erases what else is kept of a creator who is deleted."""
+        """`forget` erases what else is kept of a creator who is deleted; `has_settings_key` says whether there is an owner
+        beside those in the database."""
         self._forget = forget
+        self._has_settings_key = has_settings_key
         self._seed_windows = seed_windows
         self._database = database
         self._plans = plans
@@ -305,22 +311,38 @@ class Accounts:
 
     # Admin keys and the first run
 
-    async def create_admin_key(self) -> dict[str, Any]:
-        """A new admin key, with its text under `key`: the only time it is told."""
+    async def create_admin_key(self, *, name: str = "", role: Role = "owner") -> dict[str, Any]:
+        """A new admin key, with its text under `key`: the only time it is told. `name` is that of whoever gets it."""
         key = make_key(ADMIN_KEY_PREFIX)
-        ((row,),) = await self._commit(self._insert_admin_key(key))
+        ((row,),) = await self._commit(self._insert_admin_key(key, name, role))
         return _told_once(key, admin_key_json(row))
 
     async def list_admin_keys(self) -> Page:
         query = select(admin_keys).order_by(admin_keys.c.created_at, admin_keys.c.id).limit(PAGE_ROWS_MAX)
         return {"data": [admin_key_json(row) for row in await self._database.fetch_all(query)], "next_cursor": None}
 
+    async def update_admin_key(self, id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The admin key with the named fields among `name` and `role`; what it may do counts from the next request on.
+
+        Raises `NotFound`, or `RequestError` 409 for a revoked key and for the last owner (see `revoke_admin_key`).
+        """
+        return await self._change_admin_key(id, changes)
+
     async def revoke_admin_key(self, id: str) -> dict[str, Any]:
-        """The admin key, refused from the next request on. Revoking again changes nothing."""
-        (rows,) = await self._commit(statements.revoke_admin_key(id, self._now_ms()))
-        if not rows:
+        """The admin key, refused from the next request on. Revoking again changes nothing.
+
+        Raises `NotFound`, or `RequestError` 409 where nobody would be left who may make admin keys: neither another key
+        with the role `owner` nor one in the settings.
+        """
+        return await self._change_admin_key(id, {"revoked_at": self._now_ms()})
+
+    async def _change_admin_key(self, id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        ledger, needs_owner = self._database.ledger, not self._has_settings_key
+        change = partial(statements.change_admin_key, id=id, changes=changes, needs_owner=needs_owner)
+        row = await ledger.to_its_end(ledger.run(change, is_patient=True), "write_accounts")
+        if row is None:
             raise _no_key()
-        return admin_key_json(rows[0])
+        return admin_key_json(row)
 
     async def has_creators(self) -> bool:
         """Whether there ever was one; deleted ones count."""
@@ -341,7 +363,7 @@ class Accounts:
             statements.insert_key(key, digest, creator, now=now, name="first key"),
         ]
         if admin_key is not None:
-            writes.append(self._insert_admin_key(admin_key))
+            writes.append(self._insert_admin_key(admin_key, _FIRST_ADMIN, "owner"))
         await self._commit(*writes)
         return key, admin_key
 
@@ -399,8 +421,9 @@ class Accounts:
             now=self._now_ms(),
         )
 
-    def _insert_admin_key(self, key: NewKey) -> Executable:
-        return statements.insert_admin_key(key, self._secrets.digest("admin-keys", key.text), self._now_ms())
+    def _insert_admin_key(self, key: NewKey, name: str, role: Role) -> Executable:
+        digest = self._secrets.digest("admin-keys", key.text)
+        return statements.insert_admin_key(key, digest, self._now_ms(), name=name, role=role)
 
     async def _commit(
         self,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gateway.errors import ConfigError
 
-__all__ = ["Networks", "client_address", "trusted_networks"]
+__all__ = ["Networks", "client_address", "is_trusted_peer", "trusted_networks"]
 
 Address = IPv4Address | IPv6Address
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -57,6 +57,12 @@ def client_address(peer: str | None, headers: Iterable[tuple[bytes, bytes]], tru
         if lines:
             near = _forwarded(b",".join(lines), trusted) or near
     return near.text
+
+
+def is_trusted_peer(peer: str | None, trusted: Networks) -> bool:
+    """Whether the other end of the connection is a proxy whose headers are believed."""
+    near = _read(peer) if peer else None
+    return near is not None and _is_within(near.address, trusted)
 
 
 class _Found(NamedTuple):

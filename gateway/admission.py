@@ -289,6 +289,15 @@ class Admission:
             return Preview(course.offer, (taken.state,), course.steps, None, refused(taken, course.now.timestamp()))
         return Preview(course.offer, taken.states, course.steps, _clamp(request, course.offer, taken), None)
 
+    async def rehearse(
+        self, call_id: str, account: Account, request: ModelRequest, model: Model, now: datetime
+    ) -> tuple[Course, Taken | Refused]:
+        """What becomes of a call made at `now` that asks for `model`, by the same steps; what it takes is taken under
+        `call_id`. For counters that no call counts on. Raises `PolicyDenied`, and `RequestError` for a call without a
+        price."""
+        course = await self._begin(account, {}, request, model, "", now, self._catalog())
+        return course, await self._take(call_id, course)
+
     async def _begin(
         self,
         account: Account,

@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.dashboard import dashboard_routes
 from gateway.dashboard.guard import DashboardGuard
+from gateway.dashboard.render import with_error_pages
 from gateway.endpoints import (
     EXCEPTION_HANDLERS,
     assets,
     conversations,
+    docs,
     estimate,
     generations,
     health,
@@ -40,16 +43,14 @@ from gateway.services import Services
 _ENDPOINTS = (ChatCompletions, Completions, Embeddings, Moderations, Speech, Transcriptions, Translations, Messages)
 _IMAGE_ENDPOINTS = (ImageGenerations, ImageEdits, ImageVariations)
 """An endpoint is one module and one word here."""
+MODEL_PATHS = tuple(endpoint.path for endpoint in (*_ENDPOINTS, *_IMAGE_ENDPOINTS, Responses))
+"""Where calls come in, all by `POST`."""
 _CREATOR_MODULES = (models, providers, me, estimate, messages, responses, conversations, generations)
 
 
 def build_app(services: Services) -> ASGIApp:
     """The public app: hot paths first, then health, then everything that needs a key."""
-    creator_routes = [route for module in _CREATOR_MODULES for route in module.routes]
-    pages = Starlette(
-        routes=[*health.routes, *assets.routes, *creator_routes, *admin_routes(), *dashboard_routes()],
-        exception_handlers=EXCEPTION_HANDLERS,
-    )
+    pages = Starlette(routes=public_routes(), exception_handlers=with_error_pages(EXCEPTION_HANDLERS))
     pages.router.redirect_slashes = False
     pages.add_middleware(CreatorOnly)
     pages.add_middleware(AdminOnly)
@@ -64,11 +65,18 @@ def build_app(services: Services) -> ASGIApp:
         Responses(pipeline, bytes_max, services.response_store),
     ]
     hot: Mapping[str, ASGIApp] = {endpoint.path: endpoint for endpoint in endpoints}
+    pages.state.model_endpoints = hot  # a page may hand a request on to one
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await hot.get(scope.get("path", ""), pages)(scope, receive, send)
 
     return app
+
+
+def public_routes() -> list[BaseRoute]:
+    """Everything that is no model's to answer (`MODEL_PATHS` are)."""
+    creator_routes = [route for module in _CREATOR_MODULES for route in module.routes]
+    return [*health.routes, *assets.routes, *docs.routes, *creator_routes, *admin_routes(), *dashboard_routes()]
 
 
 def build_control_app(services: Services) -> ASGIApp:
@@ -78,4 +86,4 @@ def build_control_app(services: Services) -> ASGIApp:
     return app
 
 
-__all__ = ["build_app", "build_control_app"]
+__all__ = ["MODEL_PATHS", "build_app", "build_control_app", "public_routes"]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from gateway.errors import RequestError
+from gateway.json_depth import is_too_deep
 
 METADATA_BYTES_MAX = 1024
 TAGS_MAX = 16
@@ -98,5 +99,14 @@ def _metadata(metadata: Mapping[str, Any] | None) -> str:
     try:
         text = orjson.dumps(metadata)
     except orjson.JSONEncodeError:
-        raise RequestError("`metadata` is nested too deeply.", code="invalid_value", param="metadata") from None
-    return text.decode() if len(text) <= METADATA_BYTES_MAX else ""
+        raise _too_deep() from None
+    if len(text) > METADATA_BYTES_MAX:
+        return ""
+    kept = text.decode()
+    if is_too_deep(kept):
+        raise _too_deep()
+    return kept
+
+
+def _too_deep() -> RequestError:
+    return RequestError("`metadata` is nested too deeply.", code="invalid_value", param="metadata")

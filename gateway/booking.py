@@ -16,6 +16,7 @@ from gateway.metrics import Metrics
 from gateway.notices.signals import Signals
 from gateway.settlement import Settlement, settle, total_actuals
 from gateway.tasks import look_at
+from gateway.telemetry import Telemetry
 from gateway.usage import NO_USAGE
 
 __all__ = ["Booking"]
@@ -24,11 +25,20 @@ __all__ = ["Booking"]
 class Booking:
     """Lifetime: the process. Holds no state of a call."""
 
-    def __init__(self, *, ledger: Ledger, counters: CounterStore, metrics: Metrics, signals: Signals) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        counters: CounterStore,
+        metrics: Metrics,
+        signals: Signals,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._ledger = ledger
         self._counters = counters
         self._metrics = metrics
         self._signals = signals
+        self._telemetry = telemetry
 
     async def end(self, call: Call, admitted: Admitted, ending: Ending) -> int:
         """Book the call, durably, and give the rest of its hold back. Returns its cost in nano-dollars, over all attempts."""
@@ -56,7 +66,7 @@ class Booking:
             await self._counters.settle(call.request_id, actuals)
             for earlier, _ in admitted.paid:
                 self._metrics.spent(earlier)
-            self._note(call, entry, owed)
+            self._note(call, entries, owed)
         return cost
 
     async def hit(self, call: Call, course: Course, kept: CachedAnswer, taken: Taken) -> None:
@@ -101,12 +111,15 @@ class Booking:
         finally:
             await self._counters.settle(call.request_id, {})
         call.is_ended = True
-        self._note(call, entry, Settlement(0, 0, 0, (), {}, 0, 0))
+        self._note(call, (entry,), Settlement(0, 0, 0, (), {}, 0, 0))
 
-    def _note(self, call: Call, entry: Entry, owed: Settlement) -> None:
+    def _note(self, call: Call, entries: Sequence[Entry], owed: Settlement) -> None:
+        entry = entries[-1]
         self._metrics.finished(entry, time.monotonic() - call.started_at)
         if call.account is not None:
             self._signals.finished(call.account, entry)
+        if self._telemetry is not None:
+            self._telemetry.finished(call, entries)
         _log_finished(entry, owed)
 
     def _entry(self, call: Call, admitted: Admitted, ending: Ending, owed: Settlement, *, is_final: bool) -> Entry:

@@ -59,6 +59,7 @@ class Call:
         "request_id",
         "shape",
         "started_at",
+        "trace_parent",
     )
 
     def __init__(self, endpoint: str, shape: ClientShape = OPENAI_SHAPE) -> None:
@@ -74,6 +75,8 @@ class Call:
         """On the monotonic clock: when even a client that will not read has had its time."""
         self.account: Account | None = None
         """Whose limits the answer tells, also where it is an error; None before the key is known."""
+        self.trace_parent = ""
+        """The trace that the caller is in, as it says; only where traces are sent."""
         self.creator = ""
         self.key_id = ""
         self.claim: Claim | None = None

@@ -9,22 +9,53 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gateway.commands import anomalies, cache, check, creators, db, keys, ledger, notices, policies, prices
+from gateway.commands import (
+    anomalies,
+    audit,
+    cache,
+    check,
+    creators,
+    db,
+    doctor,
+    imports,
+    keys,
+    ledger,
+    notices,
+    policies,
+    prices,
+)
 from gateway.commands import credits as credit_commands
 from gateway.errors import ConfigError, GatewayError
 
 __all__ = ["app", "main"]
 
+_RUN, _MONEY, _PEOPLE, _UPKEEP = "Run", "Money", "People", "Upkeep"
+
 app = typer.Typer(
     name="gateway",
-    help="A self-hosted, OpenAI-compatible gateway: virtual keys, limits, budgets and an exact ledger.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-@app.command()
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"gateway {version('llm-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gateway(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A self-hosted, OpenAI-compatible gateway: virtual keys, limits, budgets and an exact ledger."""
+
+
+@app.command(rich_help_panel=_RUN)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; else GATEWAY_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; else GATEWAY_PORT.")] = None,
@@ -43,20 +74,24 @@ def serve(
     raise typer.Exit(serve_until_stopped(settings))
 
 
-app.add_typer(creators.app, name="creators")
-app.add_typer(keys.app, name="keys")
-app.add_typer(keys.admin_app, name="admin-keys")
-app.add_typer(credit_commands.app, name="credits")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(prices.app, name="prices")
-app.add_typer(db.app, name="db")
-app.add_typer(cache.app, name="cache")
-app.add_typer(notices.app, name="notices")
-app.add_typer(anomalies.app, name="anomalies")
-app.command()(policies.estimate)
-app.command()(policies.reload)
-app.command()(check.check)
-app.command()(check.healthcheck)
+app.command(rich_help_panel=_RUN)(check.check)
+app.command(rich_help_panel=_RUN)(doctor.doctor)
+app.command(rich_help_panel=_RUN)(check.healthcheck)
+app.command(rich_help_panel=_RUN)(policies.reload)
+app.add_typer(ledger.app, name="ledger", rich_help_panel=_MONEY)
+app.add_typer(credit_commands.app, name="credits", rich_help_panel=_MONEY)
+app.add_typer(prices.app, name="prices", rich_help_panel=_MONEY)
+app.add_typer(policies.plans_app, name="plans", rich_help_panel=_MONEY)
+app.command(rich_help_panel=_MONEY)(policies.estimate)
+app.add_typer(anomalies.app, name="anomalies", rich_help_panel=_MONEY)
+app.add_typer(creators.app, name="creators", rich_help_panel=_PEOPLE)
+app.add_typer(keys.app, name="keys", rich_help_panel=_PEOPLE)
+app.add_typer(keys.admin_app, name="admin-keys", rich_help_panel=_PEOPLE)
+app.add_typer(audit.app, name="audit", rich_help_panel=_PEOPLE)
+app.add_typer(notices.app, name="notices", rich_help_panel=_PEOPLE)
+app.add_typer(db.app, name="db", rich_help_panel=_UPKEEP)
+app.add_typer(cache.app, name="cache", rich_help_panel=_UPKEEP)
+app.add_typer(imports.app, name="import", rich_help_panel=_UPKEEP)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -1,4 +1,5 @@
-"""Settings: the only reader of the environment. Every field is `GATEWAY_<NAME>`; units are in the names.
+"""Settings: the only reader of the environment, but for shell completion, which cannot wait for them. Every field is
+`GATEWAY_<NAME>`; units are in the names.
 
 A wrong value stops the start: `load_settings` raises `ConfigError` with the variable's name and what to do.
 """
@@ -6,6 +7,7 @@ A wrong value stops the start: `load_settings` raises `ConfigError` with the var
 import base64
 import binascii
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,7 @@ _SAMPLE_KEYS = frozenset(
     "admin adminkey admin-key changeme change-me password secret example sample test-key your-admin-key".split()
 )
 _KEY_CHARS_MIN = 8
+_HEADER = re.compile(r"[A-Za-z0-9-]+ *= *[\x20-\x7e]+")
 _SQLITE_PREFIX = "sqlite:///"
 _POSTGRES_SCHEMES = ("postgresql", "postgres")
 _SIGNING_BYTES = 24, 64
@@ -141,6 +144,18 @@ class Settings(BaseSettings):
     mail_from: str | None = Field(None, description="Sender of notices.")
     mail_to: str = Field("", description="Who gets notices, comma-separated.")
 
+    otel_endpoint: str | None = Field(
+        None,
+        description="Where traces and metrics are sent by OTLP over HTTP, such as `http://collector:4318`. Unset: nowhere.",
+    )
+    otel_headers: SecretStr | None = Field(
+        None, description="Headers that go with them: `name=value,name=value`. For services that want a key."
+    )
+    otel_service_name: str = Field("llm-gateway", min_length=1, max_length=255, description="`service.name` there.")
+    otel_sample_ratio: Decimal = Field(
+        Decimal(1), ge=0, le=1, description="Share of traces that is sent, of those the caller did not begin."
+    )
+
     anomaly_factor: Decimal = Field(
         Decimal(6), gt=0, le=1_000, decimal_places=2, description="How many deviations above the median are unusual."
     )
@@ -225,6 +240,21 @@ class Settings(BaseSettings):
     def _web_address(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _has_host(value.get_secret_value(), ("http", "https")):
             raise ValueError("must be http://host[:port]/path or https://...")
+        return value
+
+    @field_validator("otel_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is not None and not _has_host(value, ("http", "https")):
+            raise ValueError("must be http://host[:port] or https://..., without /v1/traces")
+        return value
+
+    @field_validator("otel_headers")
+    @classmethod
+    def _header_pairs(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = [] if value is None else [part for part in value.get_secret_value().split(",") if part.strip()]
+        if any(not _HEADER.fullmatch(part.strip()) for part in parts):
+            raise ValueError("must be name=value pairs with commas between")
         return value
 
     @field_validator("webhook_secret")
@@ -319,6 +349,13 @@ def load_settings(**overrides: object) -> Settings:
             reason = error["msg"].removeprefix("Value error, ")
             lines.append(f"GATEWAY_{name} {reason}" if name else reason)
         raise ConfigError("\n".join(lines)) from None
+
+
+def unknown_variables() -> list[str]:
+    """Names in the environment that look like a setting's and are none: somebody else's, or a slip of the pen."""
+    prefix = "GATEWAY_"
+    known = {f"{prefix}{name.upper()}" for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known)
 
 
 def _has_host(url: str, schemes: tuple[str, ...]) -> bool:

@@ -15,16 +15,17 @@ from policies import overview
 from policies.quota import month_of
 from policies.types import UNLIMITED, Account
 
-__all__ = ["call_json", "forecast_nano_usd", "view_of"]
+__all__ = ["CALL_FIELDS", "call_json", "forecast_nano_usd", "view_of"]
 
 _FORECAST_FROM = timedelta(hours=1)
 """The first hour of a month says little about the rest of it: spending is taken to have lasted at least so long."""
-_CALL_FIELDS = (
+CALL_FIELDS = (
     "request_id attempt final endpoint requested_model served_model downgrade_reason feature agent tags metadata "
     "input_tokens cached_input_tokens cache_write_tokens output_tokens reasoning_tokens images audio_seconds characters "
     "cost_nano_usd cost_usd charge_nano_usd charge_usd payer payer_unit payer_amount "
     "usage_source outcome flags error status cached is_streaming latency_ms ttft_ms admitted_at created_at"
 ).split()
+"""What a creator is told of its call, in this order."""
 
 
 async def view_of(account: Account, database: Database, counters: CounterStore, now: datetime) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def forecast_nano_usd(spent_nano_usd: int, now: datetime) -> int:
 
 def call_json(entry: Mapping[str, Any]) -> dict[str, Any]:
     """One entry of a creator's own call, out of `entry_json`: without what is the operator's affair."""
-    return {name: entry[name] for name in _CALL_FIELDS}
+    return {name: entry[name] for name in CALL_FIELDS}
 
 
 def _limit_shown(state: LimitState, now: datetime) -> dict[str, Any]:

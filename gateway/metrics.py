@@ -13,15 +13,25 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway.ledger.gauges import Figures
 from gateway.ledger.records import Entry
 
 if TYPE_CHECKING:
+    from gateway.ledger.gauges import LedgerGauges
     from gateway.siblings import Siblings
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 _CODES_MAX = 64
 _DEGRADED = {"counters": False, "database": False, "clock": False}
 _ROUTE = ("endpoint", "model", "provider")
+
+_LEDGER_GAUGES = {
+    "day_cost_nano_usd": "Provider cost of all calls of this day (UTC), in 1e-9 USD, from the ledger.",
+    "month_cost_nano_usd": "The same of this month.",
+    "month_charge_nano_usd": "What creators owe for this month so far, in 1e-9 USD, from the ledger.",
+    "open_holds": "Calls that are admitted and not settled, in the database.",
+    "oldest_hold_seconds": "Age of the oldest of them.",
+}
 
 _RouteKey = tuple[str, str, str]
 
@@ -30,11 +40,14 @@ class Metrics(Collector):
     """Lifetime: the process. Belongs to the event loop; `render` must run there too.
 
     What it asks when somebody scrapes: `degraded` tells of `counters`, `database` and `clock` whether they work by the
-    rule for trouble; `instances` how many processes are alive; `spooled_settles` how many wait on local disk.
+    rule for trouble; `instances` how many processes are alive; `spooled_settles` how many wait on local disk;
+    `deployments` of each provider and upstream model whether it is tried.
     """
 
     siblings: "Siblings | None" = None
     """The other workers of the same `serve`, whose numbers stand on the same page."""
+    ledger: "LedgerGauges | None" = None
+    """What the database tells; without it, nothing of that stands on the page."""
 
     def __init__(
         self,
@@ -45,6 +58,7 @@ class Metrics(Collector):
         instances: Callable[[], int] = lambda: 1,
         is_leader: Callable[[], bool] = lambda: True,
         spooled_settles: Callable[[], int] = lambda: 0,
+        deployments: Callable[[], Mapping[tuple[str, str], bool]] = dict,
     ) -> None:
         self._calls_in_flight = calls_in_flight
         self._is_ready = is_ready
@@ -52,6 +66,8 @@ class Metrics(Collector):
         self._instances = instances
         self._is_leader = is_leader
         self._spooled_settles = spooled_settles
+        self._deployments = deployments
+        self._figures: Figures | None = None
         self._routes: dict[_RouteKey, _Series] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._rejected: dict[tuple[str, str], int] = {}
@@ -105,11 +121,20 @@ class Metrics(Collector):
 
     async def page(self) -> bytes:
         """What `/metrics` answers: of every worker that there are several of, or of the only process."""
-        own = self.render()
+        own = await self.own_page()
         return own if self.siblings is None else await self.siblings.page_with(own)
 
+    async def own_page(self) -> bytes:
+        """`render`, with what the database tells now."""
+        await self.read_ledger()
+        return self.render()
+
+    async def read_ledger(self) -> None:
+        """What the database tells now is what `collect` has."""
+        self._figures = None if self.ledger is None else await self.ledger.read()
+
     def render(self) -> bytes:
-        """This process's numbers in the text exposition format."""
+        """This process's numbers in the text exposition format, and what the database told last."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
@@ -128,6 +153,15 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "gateway_spooled_settles", "Settles on local disk that wait for the database.", self._spooled_settles()
         )
+        up = GaugeMetricFamily(
+            "gateway_deployment_up",
+            "0 while calls do not try this deployment, because it failed again and again.",
+            labels=("provider", "model"),
+        )
+        for deployment, is_up in self._deployments().items():
+            up.add_metric(deployment, float(is_up))
+        yield up
+        yield from _of_ledger(self._figures)
         yield _codes("gateway_refused", "Calls a policy refused before the dial.", self._refused)
         yield _codes("gateway_rejected", "Requests answered with an error before admission.", self._rejected)
         failed = CounterMetricFamily(
@@ -205,6 +239,15 @@ class _Histogram:
             total += count
             buckets.append((bound, total))
         family.add_metric(labels, buckets, self._sum)
+
+
+def _of_ledger(figures: Figures | None) -> Iterable[Metric]:
+    """Without samples where the database did not tell: a 0 would be taken for a figure."""
+    for name, text in _LEDGER_GAUGES.items():
+        family = GaugeMetricFamily(f"gateway_ledger_{name}", text)
+        if figures is not None:
+            family.add_metric((), getattr(figures, name))
+        yield family
 
 
 def _count(counts: dict[tuple[str, str], int], endpoint: str, code: str) -> None:

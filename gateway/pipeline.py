@@ -63,6 +63,7 @@ from gateway.routing import Deployments
 from gateway.schema_checker import SchemaChecker
 from gateway.structured import as_stream
 from gateway.tasks import look_at
+from gateway.telemetry import Telemetry
 from policies.access import address_refusal
 from policies.types import Account
 
@@ -95,6 +96,7 @@ class Pipeline:
         metrics: Metrics,
         schema_checker: SchemaChecker,
         trusted_proxies: Networks = (),
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
         self._admission = admission
@@ -124,6 +126,7 @@ class Pipeline:
             dialler=self._dialler, booking=self._booking, checker=schema_checker, read_answer=self._read_answer
         )
         self._trusted_proxies = trusted_proxies
+        self._telemetry = telemetry
         self._buffered_bytes = 0
 
     async def serve(
@@ -142,6 +145,8 @@ class Pipeline:
         `fingerprint` tells, once the body was read, what a call with the same `Idempotency-Key` must have in common with it.
         """
         call = Call(endpoint, shape)
+        if self._telemetry is not None:
+            call.trace_parent = dict(headers).get(b"traceparent", b"").decode("latin-1")
         try:
             self._calls.enter(call)
             await self._serve(call, read_request, headers, responder, peer, fingerprint)
@@ -545,6 +550,8 @@ class Pipeline:
             if error.code == "insufficient_quota" and call.account is not None:
                 self._signals.refused(call.account, error.metadata or {})
             self._metrics.rejected(call.endpoint, error.code or "")
+            if self._telemetry is not None:
+                self._telemetry.rejected(call, error.code or "", error.status)
             log_request(
                 "request_rejected",
                 {

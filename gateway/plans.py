@@ -23,13 +23,16 @@ from policies.windows import optional_fields
 __all__ = [
     "CreditPackage",
     "PlanFile",
+    "changed_plan",
     "credit_package_to_json",
     "default_plan",
     "key_limits",
     "load_plan_file",
     "load_plans",
     "packaged_plans",
+    "plan_table",
     "plan_to_json",
+    "read_plan",
     "with_key_overrides",
     "with_overrides",
 ]
@@ -98,6 +101,28 @@ def with_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
     return _with_auto_budget(replace(plan, **_changes(plan, overrides), is_overridden=True))
 
 
+def changed_plan(plan: Plan, changes: Mapping[str, object]) -> Plan:
+    """`plan` as the file would have it after these `changes`, merged as overrides are.
+
+    Raises `RequestError` (400) naming the field of `changes` that is unknown or has an unusable value.
+    """
+    changed = _with_auto_budget(replace(plan, **_changes(plan, changes, "changes")))
+    return replace(changed, counted=plan.counted | optional_fields(changed))
+
+
+def read_plan(name: str, table: Mapping[str, object]) -> Plan:
+    """A whole plan, told with the keys of plans.toml. Raises `RequestError` (400) naming what is wrong with it."""
+    plan = _plan(name, Table(_Request(), ("plans", name), table))
+    return replace(plan, counted=optional_fields(plan))
+
+
+def plan_table(plan: Plan) -> dict[str, object]:
+    """The plan as `read_plan` takes it."""
+    shown = plan_to_json(plan)
+    table = {key: shown[key] for key in PLAN_FIELDS}
+    return table | ({BUDGET: AUTO} if plan.budget_is_auto else {})
+
+
 def with_key_overrides(plan: Plan, overrides: Mapping[str, object]) -> Plan:
     """`plan`, the creator's merged one, with all of a key's `overrides` above it that are no limits.
 
@@ -159,10 +184,10 @@ def _dotted(where: Where) -> str:
 _KEY_PLAN = Plan("key")
 
 
-def _changes(beneath: Plan, overrides: Mapping[str, object]) -> dict[str, Any]:
+def _changes(beneath: Plan, overrides: Mapping[str, object], where: str = "overrides") -> dict[str, Any]:
     if not isinstance(overrides, Mapping):
-        raise RequestError("overrides must be an object of plan fields", param="overrides")
-    return _read(Table(_Request(), ("overrides",), overrides), beneath)
+        raise RequestError(f"{where} must be an object of plan fields", param=where)
+    return _read(Table(_Request(), (where,), overrides), beneath)
 
 
 def _read(table: Table, beneath: Plan) -> dict[str, Any]:

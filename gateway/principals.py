@@ -21,7 +21,12 @@ from policies.types import Account, Plan, PromoGrant
 
 __all__ = [
     "CHALLENGE",
+    "CREATOR_COLUMNS",
+    "KEY_COLUMNS",
+    "NO_KEY",
+    "NO_THROTTLE",
     "Principal",
+    "account_from",
     "denied",
     "newcomer",
     "paused",
@@ -93,7 +98,7 @@ async def newcomer(database: Database, plans: Plans, key_id: str, creator: str) 
     if key["default_plan"] is None:
         return None
     made = {"creator_id": creator, "account_id": creator, "plan": key["default_plan"], "creator_overrides": "{}"}
-    return await _account(database, plans, {**key, **made, **_NO_THROTTLE}, 0.0)
+    return await _account(database, plans, {**key, **made, **NO_THROTTLE}, 0.0)
 
 
 async def _read_key(database: Database, key_id: str) -> Row:
@@ -110,11 +115,16 @@ async def read_creator(database: Database, plans: Plans, creator: str, now_s: fl
     row = await database.fetch_one(
         _CREATOR.where(creators.c.id == creator, creators.c.deleted_at.is_(None)), timeout_s=_WITHIN_S
     )
-    return None if row is None else await _account(database, plans, {**_NO_KEY, **row}, now_s)
+    return None if row is None else await _account(database, plans, {**NO_KEY, **row}, now_s)
 
 
 async def _account(database: Database, plans: Plans, row: Row, now_s: float) -> Account:
     grants = await database.fetch_all(_GRANTS.where(credit_grants.c.creator == row["creator_id"]), timeout_s=_WITHIN_S)
+    return account_from(plans, row, grants, now_s)
+
+
+def account_from(plans: Plans, row: Row, grants: Sequence[Row], now_s: float) -> Account:
+    """The account of a creator's row and a key's, with the creator's grants. Raises `PolicyDenied`."""
     plan, key_plan = _plans(plans, row)
     models = row["models"]
     return Account(
@@ -183,7 +193,7 @@ def _promo_grants(grants: Sequence[Row]) -> tuple[PromoGrant, ...]:
     )
 
 
-_KEY = select(
+KEY_COLUMNS = (
     virtual_keys.c.id,
     virtual_keys.c.models,
     virtual_keys.c.expires_at,
@@ -192,21 +202,25 @@ _KEY = select(
     virtual_keys.c.scopes,
     virtual_keys.c.default_plan,
     virtual_keys.c.limits_id,
-).where(virtual_keys.c.revoked_at.is_(None))
+)
+_KEY = select(*KEY_COLUMNS).where(virtual_keys.c.revoked_at.is_(None))
 
-_NO_KEY = {"id": "", "models": None, "key_overrides": "{}", "scopes": "[]", "default_plan": None, "limits_id": None}
+NO_KEY = {"id": "", "models": None, "key_overrides": "{}", "scopes": "[]", "default_plan": None, "limits_id": None}
 
-_CREATOR_COLUMNS = (
+CREATOR_COLUMNS = (
     creators.c.id.label("creator_id"),
     creators.c.account_id,
     creators.c.plan,
     creators.c.overrides.label("creator_overrides"),
     creators.c.is_active,
     creators.c.deleted_at,
+)
+_CREATOR_COLUMNS = (
+    *CREATOR_COLUMNS,
     throttles.c.requests_per_minute.label("throttled_to"),
     throttles.c.until_at.label("throttled_until"),
 )
-_NO_THROTTLE = {"throttled_to": None, "throttled_until": None}
+NO_THROTTLE = {"throttled_to": None, "throttled_until": None}
 
 _CREATOR: Select[Any] = (
     select(*_CREATOR_COLUMNS).select_from(creators).outerjoin(throttles, throttles.c.creator == creators.c.id)

@@ -51,6 +51,8 @@ class _Health:
     """The circuit is open until then; afterwards one call in as many seconds may try. 0: it is closed."""
     cool_until: float = 0.0
     last_error: ErrorClass | None = None
+    troubled_at: float = 0.0
+    """When the first of them failed since one last succeeded."""
 
 
 class Deployments:
@@ -111,7 +113,7 @@ class Deployments:
             self.succeeded(model)
             return
         now = self._clock()
-        health = self._health.setdefault(_key(model), _Health())
+        health = self._health.setdefault(_key(model), _Health(troubled_at=now))
         health.last_error = error
         if error == "rate_limit":
             wait = _COOLDOWN_S if retry_after_s is None else min(max(retry_after_s, 0.0), _COOLDOWN_MAX_S)
@@ -135,6 +137,12 @@ class Deployments:
                 line["models"].append(model.name)
         return list(shown.values())
 
+    def up(self, catalog: Catalog) -> dict[tuple[str, str], bool]:
+        """Provider and upstream model of every deployment of an active model: whether its circuit is not open."""
+        now = self._clock()
+        models = [each for model in catalog.models.values() if model.active for each in _deployments_of(model)]
+        return {key: self._health.get(key, _HEALTHY).opened_until <= now for key in map(_key, models)}
+
     def troubled(self) -> list[str]:
         """`provider/upstream model` of every deployment whose circuit is open."""
         now = self._clock()
@@ -153,6 +161,7 @@ class Deployments:
         return {
             "state": state,
             "retry_in_s": round(until - now, 1),
+            "troubled_for_s": None if health is _HEALTHY else round(now - health.troubled_at, 1),
             "failures_in_a_row": health.failures,
             "last_error": health.last_error,
         }

@@ -20,6 +20,7 @@ from gateway.admission import Admission
 from gateway.assets.library import AssetBounds, Library
 from gateway.assets.links import AssetLinks, public_base_url
 from gateway.assets.opening import open_asset_store
+from gateway.audit import AuditLog
 from gateway.auth import AdminAuthenticator, Authenticator
 from gateway.booking import Booking
 from gateway.cache.place import CachePlace
@@ -43,6 +44,7 @@ from gateway.instances.opening import open_instances
 from gateway.kept_images import KeptImages
 from gateway.ledger.database import Database
 from gateway.ledger.expiry import expire_credits
+from gateway.ledger.gauges import LedgerGauges
 from gateway.ledger.identity import database_id
 from gateway.ledger.opening import open_database
 from gateway.ledger.orphans import book_orphans
@@ -66,6 +68,7 @@ from gateway.schema_checker import SchemaChecker
 from gateway.sealing import Sealer
 from gateway.secrets import Secrets, load_secrets
 from gateway.tasks import spawn
+from gateway.telemetry import open_telemetry
 from policies.types import Plan
 
 if TYPE_CHECKING:
@@ -110,6 +113,7 @@ class Services:
     authenticator: Authenticator
     admin_authenticator: AdminAuthenticator
     sessions: SessionBook
+    audit: AuditLog
     trusted_proxies: Networks
     calls: Calls
     metrics: Metrics
@@ -207,6 +211,7 @@ class Services:
             "authenticator": self.authenticator,
             "admin_authenticator": self.admin_authenticator,
             "sessions": self.sessions,
+            "audit": self.audit,
             "metrics": self.metrics,
             "readiness": self.readiness,
             "deployments": self.deployments,
@@ -310,7 +315,9 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             instances=lambda: instances.count,
             is_leader=lambda: instances.is_leader,
             spooled_settles=lambda: database.ledger.spooled,
+            deployments=lambda: deployments.up(live.catalog),
         )
+        metrics.ledger = LedgerGauges(database, wall_clock=wall_clock)
 
         async def record_price(model: str, price: Price) -> None:
             await database.record_prices({model: price})
@@ -332,7 +339,12 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             clock=clock,
         )
         signals = Signals()
-        booking = Booking(ledger=database.ledger, counters=counters, metrics=metrics, signals=signals)
+        telemetry = open_telemetry(settings, metrics)
+        if telemetry is not None:
+            stack.push_async_callback(telemetry.close)
+        booking = Booking(
+            ledger=database.ledger, counters=counters, metrics=metrics, signals=signals, telemetry=telemetry
+        )
         repeats = Repeats(
             cache=cache,
             idempotency=idempotency,
@@ -350,6 +362,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             wall_clock=wall_clock,
             seed_windows=seed_windows,
             forget=(response_store.forget, kept_images.forget, idempotency.forget, cache.forget, announce_forgotten),
+            has_settings_key=settings.admin_key is not None,
         )
         listen(instances, authenticator, cache)
         lookout = Lookout(
@@ -376,6 +389,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             authenticator=authenticator,
             admin_authenticator=admin_authenticator,
             sessions=SessionBook(database, secrets, authenticator, admin_authenticator, wall_clock=wall_clock),
+            audit=AuditLog(database),
             trusted_proxies=trusted_proxies,
             calls=calls,
             metrics=metrics,
@@ -397,6 +411,7 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
                 metrics=metrics,
                 schema_checker=schema_checker,
                 trusted_proxies=trusted_proxies,
+                telemetry=telemetry,
             ),
             providers=provider_objects,
             provider_keys=keys,
@@ -407,6 +422,8 @@ async def open_services(settings: Settings, *, clock: Clock = utc_now) -> AsyncI
             lookout=lookout,
             clock=clock,
         )
+        if telemetry is not None:
+            telemetry.watch_page()
         if not isinstance(instances, AloneInstance):
             _keep_up(instances, services, reloads)
         if orphaned := await services.accounts.orphaned_plans():

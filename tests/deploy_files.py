@@ -225,7 +225,7 @@ def queries() -> dict[str, str]:
 
 
 _PROMQL_WORDS = set(
-    "sum max min count rate increase absent and on by histogram_quantile last_over_time up".split()  # functions, operators
+    "sum max min count rate increase delta absent and on by histogram_quantile last_over_time up".split()  # functions, operators
 )
 
 

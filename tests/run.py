@@ -1,6 +1,6 @@
 """`python -m tests.run [--coverage] [pytest arguments]`: every test, in two processes.
 
-It makes the client environments, and brings the servers, when the chosen tests may need them; the tests start their
+It makes the client environments, and brings the servers and the browser, when the chosen tests may need them; the tests start their
 gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no other.
 Exits with pytest's code. A few tests that failed are run again, one after the other and with nothing beside them: these
 machines pause for seconds at a time, which no deadline of a test allows for. What passes then is named as such. With `--coverage` the lines are counted that ran, in the gateways' own processes too, which takes
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 
+from tests.browser import provision as browser
 from tests.clients import environments
 from tests.rig.environment import REPOSITORY
 from tests.servers import provision
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
         environments.main()
     if provision.are_needed(arguments):
         provision.main()
+    if browser.are_needed(arguments):
+        browser.main()
     chosen = any(argument.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for argument in arguments)
     command = ["-m", "pytest", *([] if chosen else _PROCESSES), *arguments]
     if not is_counting:

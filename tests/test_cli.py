@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from gateway.audit import AuditLog
 from gateway.cli import main
 from gateway.commands.client import admin_client
 from gateway.config import load_settings
@@ -69,7 +70,8 @@ def served(folder) -> Iterator[list[str]]:
 
     async def serve() -> None:
         async with open_world(folder) as world:
-            app = control_app({"accounts": world.accounts})
+            log = AuditLog(world.database)
+            app = control_app({"accounts": world.accounts, "audit": log, "trusted_proxies": ()})
 
             async def noting(scope, receive, send):
                 asked.append(f"{scope['method']} {scope['path']}")
@@ -176,8 +178,12 @@ def test_a_creator_is_shown_with_the_plan_that_counts(ask):
 def test_admin_keys_are_made_listed_and_revoked(ask):
     made = ask("admin-keys", "create")
     assert made["key"].startswith("sk-gwadmin-")
+    assert (made["name"], made["role"]) == ("", "owner")
+    other = ask("admin-keys", "create", "--name", "Ada", "--role", "finance")
+    assert ask("admin-keys", "update", other["key"], "--name", "Bo", "--role", "owner")["name"] == "Bo"
     assert ask("admin-keys", "revoke", made["key"])["status"] == "revoked"
-    assert [row["status"] for row in ask("admin-keys", "list")] == ["revoked"]
+    shown = {(row["id"], row["name"], row["role"], row["status"]) for row in ask("admin-keys", "list")}
+    assert shown == {(made["id"], "", "owner", "revoked"), (other["id"], "Bo", "owner", "active")}
 
 
 def test_people_get_tables_and_a_key_with_a_warning(run):
@@ -506,3 +512,12 @@ def test_the_package_runs_as_a_module():
     )
     assert done.returncode == 0, done.stderr
     assert "gateway creators" in done.stdout
+
+
+def test_what_is_done_over_the_socket_is_in_the_audit_log(ask, served):
+    ask("creators", "add", "acme")
+    ask("creators", "update", "acme", "--plan", "pro")
+    assert served == ["POST /admin/creators", "PATCH /admin/creators/acme"]
+    updated, added = ask("audit", "list")
+    assert (added["admin_key_id"], added["role"], added["status"], added["address"]) == ("local", "owner", 201, "")
+    assert (updated["target"], updated["details"], updated["status"]) == ("id=acme", {"plan": "pro"}, 200)

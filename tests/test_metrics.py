@@ -5,6 +5,7 @@ from typing import Any
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.ledger.gauges import Figures
 from gateway.ledger.records import Route
 from gateway.metrics import Metrics
 from gateway.usage import Usage
@@ -18,6 +19,12 @@ LABELS = {
     "gateway_instances": set(),
     "gateway_is_leader": set(),
     "gateway_spooled_settles": set(),
+    "gateway_deployment_up": {"provider", "model"},
+    "gateway_ledger_day_cost_nano_usd": set(),
+    "gateway_ledger_month_cost_nano_usd": set(),
+    "gateway_ledger_month_charge_nano_usd": set(),
+    "gateway_ledger_open_holds": set(),
+    "gateway_ledger_oldest_hold_seconds": set(),
     "gateway_refused": {"endpoint", "code"},
     "gateway_rejected": {"endpoint", "code"},
     "gateway_failed_attempts": {"provider", "error"},
@@ -66,6 +73,8 @@ def test_the_labels_are_these_and_never_a_creator() -> None:
         page.refused("chat", "insufficient_quota")
         page.rejected("chat", "invalid_api_key")
         page.failed_attempt("openai", "rate_limit")
+    page._deployments = lambda: {("openai", "gpt-4o"): True}
+    page._figures = Figures(1, 2, 3, 4, 5.0)
     for name, family in parsed(page).items():
         assert family.samples, name
         for sample in family.samples:
@@ -179,3 +188,15 @@ def test_a_process_of_its_own_leads_and_is_well() -> None:
     page = metrics()
     assert {sample.value for sample in parsed(page)["gateway_degraded"].samples} == {0}
     assert (value(page, "gateway_instances"), value(page, "gateway_is_leader")) == (1, 1)
+
+
+def test_a_deployment_is_down_as_long_as_it_is_not_tried() -> None:
+    up = {("openai", "gpt-4o"): True, ("mock", "mock-1"): False}
+    page = Metrics(calls_in_flight=lambda: 0, is_ready=lambda: True, deployments=lambda: up)
+    assert value(page, "gateway_deployment_up", provider="openai", model="gpt-4o") == 1
+    assert value(page, "gateway_deployment_up", provider="mock", model="mock-1") == 0
+
+
+def test_what_the_database_does_not_tell_has_no_sample() -> None:
+    families = parsed(metrics())
+    assert [family for name, family in families.items() if name.startswith("gateway_ledger_") and family.samples] == []

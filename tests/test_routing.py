@@ -169,12 +169,14 @@ def test_admins_see_every_deployment_once_with_its_models_and_state(world: World
         "models": ["talk", "other"],
         "state": "open",
         "retry_in_s": 10.0,
+        "troubled_for_s": 0.0,
         "failures_in_a_row": 3,
         "last_error": "server_error",
     }
     assert (lines["p1"]["state"], lines["p1"]["retry_in_s"]) == ("cooling_down", 20.0)
     world.now += 30
     assert [line["state"] for line in world.of.state(catalog)] == ["half_open", "ok"]
+    assert [line["troubled_for_s"] for line in world.of.state(catalog)] == [30.0, 30.0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import admin_client, pages
 from gateway.commands.output import AsJson, echo_fields, echo_json, echo_table
 
@@ -27,7 +28,7 @@ class Metric(StrEnum):
 
 @app.command("list")
 def list_(
-    creator: Annotated[str | None, typer.Option(help="Only this creator.")] = None,
+    creator: Annotated[str | None, typer.Option(help="Only this creator.", autocompletion=completion.creators)] = None,
     metric: Annotated[Metric | None, typer.Option(help="Only this metric.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many, the newest first.")] = 20,
     as_json: AsJson = False,
@@ -56,7 +57,7 @@ def throttles(as_json: AsJson = False) -> None:
 
 @app.command()
 def lift(
-    creator: Annotated[str, typer.Argument(help="Id of the creator.")],
+    creator: Annotated[str, typer.Argument(help="Id of the creator.", autocompletion=completion.creators)],
     as_json: AsJson = False,
 ) -> None:
     """Stop slowing a creator down, from the next call on."""

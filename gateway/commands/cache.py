@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import running_client
 from gateway.commands.output import AsJson, echo_fields, echo_json
 
@@ -26,8 +27,12 @@ def stats(as_json: AsJson = False) -> None:
 
 @app.command()
 def clear(
-    creator: Annotated[str | None, typer.Option(help="What this creator bought.")] = None,
-    model: Annotated[str | None, typer.Option(help="What this model answered.")] = None,
+    creator: Annotated[
+        str | None, typer.Option(help="What this creator bought.", autocompletion=completion.creators)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="What this model answered.", autocompletion=completion.models)
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of it.")] = False,
     as_json: AsJson = False,
 ) -> None:

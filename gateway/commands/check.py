@@ -1,6 +1,5 @@
 """`gateway check` and `gateway healthcheck`: is the configuration sound, and is the running gateway ready."""
 
-import http.client
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -46,24 +45,45 @@ def check(as_json: AsJson = False) -> None:
     raise typer.Exit(1 if findings.faults else 0)
 
 
-def healthcheck() -> None:
+def healthcheck(as_json: AsJson = False) -> None:
     """Ask the running gateway whether it is ready; exit with 0 if it is, else 1."""
     from gateway.config import load_settings
 
-    settings = load_settings()
+    health = health_of(load_settings())
+    if as_json:
+        echo_json(health._asdict())
+    elif health.problem is not None:
+        typer.echo(health.problem, err=True)
+    raise typer.Exit(0 if health.ready else 1)
+
+
+class Health(NamedTuple):
+    """What the gateway at the settings' address says of itself."""
+
+    address: str
+    ready: bool
+    status: int | None
+    """Of its answer; None where there was none."""
+    problem: str | None
+
+
+def health_of(settings: "Settings") -> Health:
+    """Asks `/health/ready` of this machine; takes five seconds at most."""
+    import http.client
+
     host = _ANY_ADDRESS.get(settings.host, settings.host)
+    address = f"{host}:{settings.port}"
     connection = http.client.HTTPConnection(host, settings.port, timeout=_HEALTH_TIMEOUT_S)
     try:
         connection.request("GET", "/health/ready")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as exc:
-        typer.echo(f"no answer from {host}:{settings.port} ({type(exc).__name__})", err=True)
-        raise typer.Exit(1) from None
+        return Health(address, False, None, f"no answer from {address} ({type(exc).__name__})")
     finally:
         connection.close()
     if status != 200:
-        typer.echo(f"{host}:{settings.port} is not ready (status {status})", err=True)
-        raise typer.Exit(1)
+        return Health(address, False, status, f"{address} is not ready (status {status})")
+    return Health(address, True, status, None)
 
 
 def _check() -> Findings:

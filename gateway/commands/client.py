@@ -5,7 +5,6 @@
 3. Without one, writes take the data folder's lock and run the same admin API in this process.
 """
 
-import asyncio
 import errno
 import os
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable
     from contextlib import AbstractAsyncContextManager
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.accounts import Accounts
     from gateway.config import Settings
 
-__all__ = ["AdminClient", "Answer", "admin_client", "pages", "running_client"]
+__all__ = ["AdminClient", "Answer", "admin_client", "is_running", "pages", "running_client"]
 
 _TIMEOUT_S = 30.0
 _BASE_URL = "http://gateway"
@@ -119,6 +119,11 @@ def _over_socket(address: str) -> Iterator[AdminClient]:
         yield AdminClient(send)
 
 
+def is_running(settings: "Settings") -> bool:
+    """Whether a gateway serves the data folder. Raises `ConfigError` where it cannot be asked."""
+    return _listening_socket(settings.data_dir) is not None
+
+
 @contextmanager
 def running_client(settings: "Settings") -> Iterator[AdminClient]:
     """A client of the gateway that is running. Raises `ConfigError` when none does."""
@@ -133,6 +138,8 @@ def running_client(settings: "Settings") -> Iterator[AdminClient]:
 
 @contextmanager
 def _in_process(settings: "Settings", *, read_only: bool) -> Iterator[AdminClient]:
+    import asyncio
+
     import httpx
 
     from gateway.endpoints.admin import control_app
@@ -147,7 +154,7 @@ def _in_process(settings: "Settings", *, read_only: bool) -> Iterator[AdminClien
 
 @contextmanager
 def _entered(
-    runner: asyncio.Runner, context: "AbstractAsyncContextManager[dict[str, Any]]"
+    runner: "asyncio.Runner", context: "AbstractAsyncContextManager[dict[str, Any]]"
 ) -> Iterator[dict[str, Any]]:
     """An asynchronous context from the outside of its event loop."""
     state = runner.run(_awaited(context.__aenter__()))
@@ -189,6 +196,7 @@ async def _state(settings: "Settings", *, read_only: bool) -> AsyncIterator[dict
         yield {
             "settings": settings,
             "database": database,
+            "audit": None,
             "plans": plan_file.plans,
             "accounts": Accounts(database, plan_file.plans, secrets, authenticator),
             # What calls in flight hold is the running gateway's to know: over the socket it is told, here it is 0.

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import admin_client, pages
 from gateway.commands.output import AsJson, echo_fields, echo_json, echo_table, pairs
 
@@ -18,7 +19,8 @@ app = typer.Typer(no_args_is_help=True, help="Creators: whom the gateway serves 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _COLUMNS = ("id", "name", "plan", "overrides", "is_active", "created_at")
 
-Plan = Annotated[str | None, typer.Option(help="A plan of the plans file.")]
+Id = Annotated[str, typer.Argument(help="The creator's id.", autocompletion=completion.creators)]
+Plan = Annotated[str | None, typer.Option(help="A plan of the plans file.", autocompletion=completion.plans)]
 Name = Annotated[str | None, typer.Option(help="What people call the creator.")]
 Overrides = Annotated[
     list[str],
@@ -49,7 +51,10 @@ def add(
 
 @app.command("list")
 def list_(
-    plan: Annotated[str | None, typer.Option(help="Only creators on this plan.")] = None, as_json: AsJson = False
+    plan: Annotated[
+        str | None, typer.Option(help="Only creators on this plan.", autocompletion=completion.plans)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the creators."""
     filters: dict[str, str | int] = {} if plan is None else {"plan": plan}
@@ -62,7 +67,7 @@ def list_(
 
 
 @app.command()
-def show(id: str, as_json: AsJson = False) -> None:
+def show(id: Id, as_json: AsJson = False) -> None:
     """Show one creator."""
     with admin_client(_settings(), read_only=True) as client:
         _show(client.get(creator_path(id)), as_json)
@@ -70,7 +75,7 @@ def show(id: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def update(
-    id: str,
+    id: Id,
     plan: Plan = None,
     name: Name = None,
     override: Overrides = [],  # noqa: B006 -- typer copies it
@@ -94,7 +99,7 @@ def update(
 
 @app.command()
 def delete(
-    id: str, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, as_json: AsJson = False
+    id: Id, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, as_json: AsJson = False
 ) -> None:
     """Delete a creator: its keys end, its names are erased, its ledger entries stay."""
     if not yes:

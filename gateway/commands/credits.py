@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import AdminClient, admin_client, running_client
 from gateway.commands.creators import creator_path
 from gateway.commands.output import AsJson, echo_fields, echo_json, echo_table
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Credits, refunds and adjustments: 
 _GRANT_COLUMNS = ("payer", "credits", "package", "price_usd", "note", "expires_at", "is_expired", "created_at")
 _UNIT_NAMES = {"credit": "credits", "image": "images"}
 
+Creator = Annotated[str, typer.Argument(help="The creator's id.", autocompletion=completion.creators)]
 Note = Annotated[str, typer.Option(help="Why; it stays on the ledger entry.")]
 Key = Annotated[
     str | None,
@@ -30,7 +32,7 @@ AmountUsd = Annotated[str | None, typer.Option("--amount-usd", help="An amount s
 
 @app.command()
 def grant(
-    creator: str,
+    creator: Creator,
     credits: Annotated[str | None, typer.Argument(help="How many; or give --package NAME.")] = None,
     package: Annotated[str | None, typer.Option(help="A credit package of the gateway's files.")] = None,
     promo: Annotated[bool, typer.Option("--promo", help="Promotional credits, which are spent first.")] = False,
@@ -50,7 +52,7 @@ def grant(
 
 @app.command()
 def adjust(
-    creator: str,
+    creator: Creator,
     payer: Annotated[
         str | None, typer.Option(help="quota, credits or promo_credits; told by the amount where left out.")
     ] = None,
@@ -82,7 +84,7 @@ def refund(
 
 
 @app.command()
-def balance(creator: str, as_json: AsJson = False) -> None:
+def balance(creator: Creator, as_json: AsJson = False) -> None:
     """Show what a creator has left, and the latest grants. What open calls hold, only a running gateway knows."""
     with _reading_client() as client:
         shown = client.get(f"{creator_path(creator)}/credits")

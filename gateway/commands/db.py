@@ -1,9 +1,8 @@
 """`gateway db`: the database's version, its upgrade, a sound copy of it, and how that is put back or moved on."""
 
 import sqlite3
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +11,12 @@ import typer
 
 from gateway.commands.db_copy import copy, shown_url
 from gateway.commands.output import AsJson, echo_fields, echo_json
+from gateway.commands.progress import shown_progress, shown_work
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.config import Settings
-    from gateway.ledger.sqlite.backup import Contents, Progress
+    from gateway.ledger.sqlite.backup import Contents
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +38,7 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def upgrade() -> None:
+def upgrade(as_json: AsJson = False) -> None:
     """Bring the tables up to this version, in one transaction. `gateway serve` does so too.
 
     No gateway may run on a file meanwhile. On PostgreSQL it waits for whoever upgrades at the same moment.
@@ -52,9 +52,12 @@ def upgrade() -> None:
     settings = _settings()
     url = settings.postgres_url
     place = str(_existing()) if url is None else shown_url(url)
-    with nullcontext() if url is not None else DataLock(settings.data_dir):
+    lock = nullcontext() if url is not None else DataLock(settings.data_dir)
+    with lock, shown_work("upgrading", is_quiet=as_json):
         before, was_upgraded = asyncio.run(upgrade_database(settings))
-    if was_upgraded:
+    if as_json:
+        echo_json({"database": place, "was_upgraded": was_upgraded, "before": before, "version": HEAD})
+    elif was_upgraded:
         typer.echo(f"{place}: upgraded from {_shown_version(before)} to version {HEAD}")
     else:
         typer.echo(f"{place}: is already at version {HEAD}")
@@ -64,13 +67,17 @@ app.command()(copy)
 
 
 @app.command()
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Let SQLite look for damage in the file; exit with 1 if there is any. May take a while."""
-    with closing(_connect(_existing())) as connection:
+    path = _existing()
+    with shown_work("looking for damage", is_quiet=as_json), closing(_connect(path)) as connection:
         faults = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
-    for fault in faults:
-        typer.echo(fault)
-    typer.echo(f"{len(faults)} faults")
+    if as_json:
+        echo_json({"path": str(path), "faults": faults})
+    else:
+        for fault in faults:
+            typer.echo(fault)
+        typer.echo(f"{len(faults)} faults")
     raise typer.Exit(1 if faults else 0)
 
 
@@ -92,7 +99,7 @@ def backup(
     source = _existing()
     secret = _secret_text(settings) if with_secret else None
     file = target / backup_name(datetime.now(UTC)) if target.is_dir() else target
-    with _shown_progress("copying", is_quiet=as_json) as on_progress:
+    with shown_progress("copying", is_quiet=as_json, then="checking") as on_progress:
         contents = back_up(source, file, secret=secret, on_progress=on_progress)
     secret_file = str(secret_beside(file)) if with_secret else None
     if with_secret and not _has_secret_of(contents, settings):
@@ -128,7 +135,7 @@ def restore(
         is_known_secret = _has_secret_of(contents_of(file), settings)
         if not is_known_secret and not force:
             raise ConfigError(_other_secret(file, settings))
-        with _shown_progress("restoring", is_quiet=as_json) as on_progress:
+        with shown_progress("restoring", is_quiet=as_json, then="checking") as on_progress:
             contents, kept = put_back(settings.database_path, file, datetime.now(UTC), on_progress=on_progress)
     found = {
         "path": str(settings.database_path),
@@ -213,25 +220,6 @@ def _other_secret(file: Path, settings: "Settings") -> str:
         f"the keys in {file} were made with another root secret than the one that is here, and would all be refused: "
         f"{advice}; or say --force. Nothing was changed"
     )
-
-
-@contextmanager
-def _shown_progress(doing: str, *, is_quiet: bool) -> "Iterator[Progress | None]":
-    """A bar on a terminal, nothing in a pipe or a log."""
-    if is_quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(doing, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, description=doing if done < total else "checking")
-
-        yield show
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from gateway.commands.output import AsJson, echo_json, echo_table
+from gateway.commands.progress import is_looked_at, shown_progress
 from gateway.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def copy(
 
     with _locked(path, settings), open_source(path) as opened, _told_without_password(url):
         next_step = _about_the_secret(opened, settings)
-        outcome = copy_ledger(opened, url, on_progress=_teller())
+        with _telling(is_quiet=as_json) as tell:
+            outcome = copy_ledger(opened, url, on_progress=tell)
     if as_json:
         echo_json(_as_json(outcome))
     else:
@@ -205,6 +207,30 @@ def _without_password(text: str, url: str) -> str:
     for password in sorted({written, unquote(written)} - {""}, key=len, reverse=True):
         text = text.replace(password, "***")
     return text
+
+
+@contextmanager
+def _telling(*, is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for whoever looks on; lines for a log; nothing beside JSON."""
+    if not is_looked_at(is_quiet=is_quiet):
+        yield _say_nothing if is_quiet else _teller()
+        return
+    with ExitStack() as bars:
+        shown, show = "", None
+
+        def tell(table: str, rows: int, total: int) -> None:
+            nonlocal shown, show
+            if shown != table:
+                bars.close()
+                shown, show = table, bars.enter_context(shown_progress(table, is_quiet=False))
+            if show is not None and total:
+                show(rows, total)
+
+        yield tell
+
+
+def _say_nothing(table: str, rows: int, total: int) -> None:
+    """Beside JSON nothing is told on the way."""
 
 
 def _teller() -> Callable[[str, int, int], None]:

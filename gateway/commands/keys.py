@@ -1,12 +1,17 @@
-"""`gateway keys` and `gateway admin-keys`: made, listed, paused, rotated, revoked. A key's text is printed once, when it is made."""
+"""`gateway keys` and `gateway admin-keys`: made, listed, changed, paused, rotated, revoked.
+
+A key's text is printed once, when it is made.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import admin_client, pages
 from gateway.commands.creators import creator_path, parse_overrides
 from gateway.commands.output import AsJson, echo_fields, echo_json, echo_table
+from gateway.roles import Role
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -27,18 +32,30 @@ _COLUMNS = (
     "paused_at",
     "replaced_by",
 )
-_ADMIN_COLUMNS = ("id", "status", "created_at", "revoked_at")
+_ADMIN_COLUMNS = ("id", "name", "role", "status", "created_at", "revoked_at")
 _SHOWN_ONCE = "The key is shown once and cannot be read again."
 _PREFIXES = ("sk-gw-", "sk-gwadmin-")
 
 KeyId = Annotated[str, typer.Argument(help="The key's public id (its second part).")]
 
+RoleOption = Annotated[
+    Role,
+    typer.Option(
+        help="What it may do: owner everything; finance read everything; support neither sees nor moves money."
+    ),
+]
+
 
 @app.command()
 def create(
-    creator: Annotated[str, typer.Argument(help="Id of the creator the key is for.")],
+    creator: Annotated[
+        str, typer.Argument(help="Id of the creator the key is for.", autocompletion=completion.creators)
+    ],
     name: Annotated[str, typer.Option(help="What people call the key.")] = "",
-    model: Annotated[list[str], typer.Option(help="A model the key may use; none given: all. Repeatable.")] = [],  # noqa: B006
+    model: Annotated[
+        list[str],
+        typer.Option(help="A model the key may use; none given: all. Repeatable.", autocompletion=completion.models),
+    ] = [],  # noqa: B006
     expires_at: Annotated[str | None, typer.Option(help="When it ends, such as 2030-01-31T12:00:00Z.")] = None,
     expires_in_s: Annotated[int | None, typer.Option(help="When it ends, in seconds from now.")] = None,
     override: Annotated[
@@ -52,7 +69,11 @@ def create(
         bool, typer.Option("--act-for", help="A service key: it may name the creator per call.")
     ] = False,
     default_plan: Annotated[
-        str | None, typer.Option(help="With --act-for: the plan of creators it is the first to name; none: refused.")
+        str | None,
+        typer.Option(
+            help="With --act-for: the plan of creators it is the first to name; none: refused.",
+            autocompletion=completion.plans,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +93,7 @@ def create(
 
 @app.command("list")
 def list_(
-    creator: Annotated[str, typer.Argument(help="Id of the creator.")],
+    creator: Annotated[str, typer.Argument(help="Id of the creator.", autocompletion=completion.creators)],
     as_json: AsJson = False,
 ) -> None:
     """List a creator's keys, revoked and expired ones too."""
@@ -117,10 +138,28 @@ def rotate(
 
 
 @admin_app.command("create")
-def create_admin(as_json: AsJson = False) -> None:
+def create_admin(
+    name: Annotated[str, typer.Option(help="Who gets the key: the audit log tells admins apart by it.")] = "",
+    role: RoleOption = "owner",
+    as_json: AsJson = False,
+) -> None:
     """Make an admin key, and print it once."""
+    body = {"role": role} | ({"name": name} if name else {})
     with admin_client(_settings()) as client:
-        _show_new(client.request("POST", "/admin/admin-keys").json(), as_json)
+        _show_new(client.request("POST", "/admin/admin-keys", json=body).json(), as_json)
+
+
+@admin_app.command("update")
+def update_admin(
+    id: KeyId,
+    name: Annotated[str | None, typer.Option(help="Who has the key.")] = None,
+    role: RoleOption | None = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change who an admin key belongs to, or what it may do."""
+    changes = {field: value for field, value in {"name": name, "role": role}.items() if value is not None}
+    with admin_client(_settings()) as client:
+        _show(client.request("PATCH", f"/admin/admin-keys/{_public_id(id)}", json=changes).json(), as_json)
 
 
 @admin_app.command("list")

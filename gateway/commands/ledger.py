@@ -1,12 +1,20 @@
 """`gateway ledger`: entries, costs and charges shown, a month closed, everything computed again."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from gateway.commands.client import admin_client, pages
+from gateway.commands import completion
+from gateway.commands.client import PAGE_ROWS, admin_client, pages
 from gateway.commands.output import AsJson, echo_json, echo_table
+from gateway.commands.progress import shown_progress, shown_work
+from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -28,7 +36,7 @@ _CHARGE_COLUMNS = ("creator", "month", "calls", "charge_usd", "cost_usd", "units
 _SHOWN_MAX = 200
 
 Month = Annotated[str, typer.Argument(help="A month, such as 2026-05.", metavar="YYYY-MM")]
-Creator = Annotated[str | None, typer.Option(help="Only this creator.")]
+Creator = Annotated[str | None, typer.Option(help="Only this creator.", autocompletion=completion.creators)]
 From = Annotated[str | None, typer.Option("--from", help="First day, or instant, that is meant (UTC).")]
 To = Annotated[str | None, typer.Option("--to", help="First day, or instant, that is no longer meant (UTC).")]
 
@@ -59,22 +67,85 @@ def list_(
 
 @app.command()
 def export(
+    file: Annotated[
+        Path | None, typer.Argument(help="A new file. Left out: the standard output.", show_default=False)
+    ] = None,
     creator: Creator = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only what this model served.", autocompletion=completion.models)
+    ] = None,
+    feature: Annotated[str | None, typer.Option(help="Only this feature.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only this agent.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only this provider.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind of entry, such as usage or refund.")] = None,
+    outcome: Annotated[str | None, typer.Option(help="Only this outcome, such as ok or crashed.")] = None,
     since: From = None,
     until: To = None,
-    form: Annotated[Form, typer.Option("--format", help="csv or ndjson.")] = Form.CSV,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="csv or ndjson; else what the file's name ends with, else csv.")
+    ] = None,
 ) -> None:
-    """Write every entry that fits to the standard output, the newest first."""
+    """Write every entry that fits to a file or the standard output, the newest first."""
+    filters = _given(creator, since, until)
+    more = {
+        "model": model,
+        "feature": feature,
+        "agent": agent,
+        "provider": provider,
+        "kind": kind,
+        "outcome": outcome,
+    }
+    filters |= {name: value for name, value in more.items() if value is not None}
+    form = form or _form_of(file)
+    if file is None:
+        _export(typer.get_binary_stream("stdout"), form, filters)
+        return
+    with _new_file(file) as target:
+        count = _export(target, form, filters)
+    typer.echo(f"{file}: {count} entries", err=True)
+
+
+def _form_of(file: Path | None) -> Form:
+    return Form.NDJSON if file is not None and file.suffix in {".ndjson", ".jsonl"} else Form.CSV
+
+
+def _export(target: BinaryIO, form: Form, filters: dict[str, str]) -> int:
+    """How many entries were written."""
     import orjson
 
     from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line
 
-    is_csv = form is Form.CSV
-    with admin_client(_settings(), read_only=True) as client:
+    is_csv, count = form is Form.CSV, 0
+    # A bar between lines that go to the same terminal would be in their way.
+    with (
+        admin_client(_settings(), read_only=True) as client,
+        shown_progress("entries", is_quiet=target.isatty()) as tell,
+    ):
+        # Read before anything is written, so that what is refused leaves nothing behind.
+        rows = pages(client, "/admin/ledger", **filters)
+        first = list(islice(rows, 1))
         if is_csv:
-            typer.echo(csv_header(ENTRY_FIELDS), nl=False)
-        for row in pages(client, "/admin/ledger", **_given(creator, since, until)):
-            typer.echo(csv_line(row) if is_csv else orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), nl=False)
+            target.write(csv_header(ENTRY_FIELDS).encode())
+        for count, row in enumerate(chain(first, rows), start=1):
+            target.write(csv_line(row).encode() if is_csv else orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            if tell is not None and not count % PAGE_ROWS:
+                tell(count, 0)
+        target.flush()
+    return count
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[BinaryIO]:
+    """What is written gets its name when all of it is there; only this user may read it. Raises `ConfigError`, `OSError`."""
+    if file.exists():
+        raise ConfigError(f"{file} exists already: name a new file, or take it away first")
+    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+            yield target
+        draft.rename(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @app.command()
@@ -112,7 +183,7 @@ def close(month: Month, as_json: AsJson = False) -> None:
     """Write a month's charges for good. Closing it again changes nothing."""
     from urllib.parse import quote
 
-    with admin_client(_settings()) as client:
+    with shown_work(f"closing {month}", is_quiet=as_json), admin_client(_settings()) as client:
         closed = client.request("POST", f"/admin/charges/{quote(month, safe='')}/close").json()
     if as_json:
         echo_json(closed)
@@ -157,7 +228,8 @@ def verify(as_json: AsJson = False) -> None:
     """Compute costs, rollups and closed months again from the entries; exit with 1 if anything differs."""
     from gateway.ledger.opening import verify_database
 
-    report = verify_database(_settings())
+    with shown_progress("entries", is_quiet=as_json, then="sums and closed months") as tell:
+        report = verify_database(_settings(), on_progress=tell)
     if as_json:
         echo_json({**report._asdict(), "differences": [difference._asdict() for difference in report.differences]})
     else:

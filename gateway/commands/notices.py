@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import AdminClient, admin_client, running_client
 from gateway.commands.output import AsJson, echo_json, echo_table
 
@@ -23,7 +24,9 @@ _TESTS_SEEN = 100
 @app.command("list")
 def list_(
     kind: Annotated[str | None, typer.Option(help="Only these, such as budget.80_percent.")] = None,
-    creator: Annotated[str | None, typer.Option(help="Only about this creator.")] = None,
+    creator: Annotated[
+        str | None, typer.Option(help="Only about this creator.", autocompletion=completion.creators)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many notices, the newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +55,7 @@ def send_test(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def secret() -> None:
+def secret(as_json: AsJson = False) -> None:
     """Print the secret that receivers of webhooks verify signatures with."""
     from gateway.errors import ConfigError
     from gateway.notices.targets import signing_secret
@@ -65,7 +68,11 @@ def secret() -> None:
         raise ConfigError(
             f"{path} is not there: start the gateway once, or set GATEWAY_DATA_DIR as for `gateway serve`"
         )
-    typer.echo(signing_secret(settings, load_secrets(settings)))
+    found = signing_secret(settings, load_secrets(settings))
+    if as_json:
+        echo_json({"secret": found})
+    else:
+        typer.echo(found)
 
 
 def _first_fate(client: AdminClient, notice_id: str) -> list[dict[str, Any]]:

@@ -33,11 +33,17 @@ class MemoryCounters:
     """The counter store of a single process (`CounterStore`, `CounterSeeds`). No method ever suspends.
 
     `clock` is monotonic and measures windows; `wall_clock` is Unix time and only says how far off a period's end is.
+    `sweep_every_s`: how often it looks for counters that are over, by `clock`.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        *,
+        sweep_every_s: float = _SWEEP_EVERY_S,
     ) -> None:
+        self._sweep_every_s = sweep_every_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._latest = -inf
@@ -223,7 +229,7 @@ class MemoryCounters:
 
     def _sweep(self, step: Step) -> None:
         """Look at some counters, at least a `_SWEPT_SHARE`th of them, and drop those that are over."""
-        self._sweep_at = step.now + _SWEEP_EVERY_S
+        self._sweep_at = step.now + self._sweep_every_s
         if not self._unswept:
             self._unswept = list(self._counters)
         for _ in range(max(_SWEPT_AT_ONCE_MIN, len(self._counters) // _SWEPT_SHARE)):

@@ -2,11 +2,47 @@
 
 from starlette.routing import BaseRoute
 
-from gateway.dashboard import exports, sign_in, static_files
+from gateway.dashboard import (
+    admins,
+    audit,
+    calls,
+    creator_actions,
+    creators,
+    explore,
+    exports,
+    me,
+    models,
+    months,
+    notices,
+    overview,
+    playground,
+    policies,
+    providers,
+    sign_in,
+    static_files,
+)
 
 __all__ = ["dashboard_routes"]
 
-_PAGES = (sign_in, exports, static_files)
+_PAGES = (
+    sign_in,
+    exports,
+    static_files,
+    overview,
+    explore,
+    me,
+    playground,
+    calls,
+    creator_actions,
+    creators,
+    months,
+    admins,
+    audit,
+    models,
+    providers,
+    notices,
+    policies,
+)
 """A page is one module and one word here, and one line in `gateway.dashboard.render.NAVIGATION`."""
 
 

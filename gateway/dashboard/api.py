@@ -4,7 +4,7 @@ A page therefore shows what the API answers and can do what the API allows, no m
 figures are the API's affair, and nothing of them is done twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlencode
@@ -17,10 +17,13 @@ from gateway.auth import Authenticator
 from gateway.dashboard.viewer import Viewer, viewer_of
 from gateway.errors import GatewayError
 
-__all__ = ["Api", "api_of"]
+__all__ = ["Api", "api_of", "scope_of_call"]
 
 _PASSED_ON = frozenset({b"x-forwarded-for", b"user-agent"})
 """Where a request came from: an address that a virtual key does not allow is refused here too."""
+
+
+Query = Sequence[tuple[str, str | int]]
 
 
 class Api:
@@ -38,7 +41,7 @@ class Api:
         """Carries out `method path` with a JSON body, and returns its JSON. Raises `GatewayError`."""
         return await self._ask(method, path, {}, None if body is None else orjson.dumps(body))
 
-    async def relay(self, path: str, query: Mapping[str, str], receive: Receive, send: Send) -> None:
+    async def relay(self, path: str, query: Query, receive: Receive, send: Send) -> None:
         """Answers the page's own request with what `GET path` answers, as it comes: for exports."""
         with ExitStack() as lent:
             await self._request.app(self._scope("GET", path, query, b"", lent), receive, send)
@@ -46,13 +49,11 @@ class Api:
     async def _ask(self, method: str, path: str, query: Mapping[str, str | int | None], body: bytes | None) -> Any:
         answer = _Answer(body or b"")
         with ExitStack() as lent:
-            given = {name: value for name, value in query.items() if value is not None}
+            given = [(name, value) for name, value in query.items() if value is not None]
             await self._request.app(self._scope(method, path, given, answer.asked, lent), answer.receive, answer.send)
         return answer.json()
 
-    def _scope(
-        self, method: str, path: str, query: Mapping[str, str | int], body: bytes, lent: ExitStack
-    ) -> dict[str, Any]:
+    def _scope(self, method: str, path: str, query: Query, body: bytes, lent: ExitStack) -> dict[str, Any]:
         scope, state = self._request.scope, {}
         headers = [(name, value) for name, value in scope["headers"] if name in _PASSED_ON]
         if self._viewer.admin is not None:
@@ -123,15 +124,22 @@ def api_of(request: Request) -> Api:
     return Api(request, viewer_of(request))
 
 
-def scope_of_call(request: Request, viewer: Viewer, path: str, lent: ExitStack) -> Scope:
-    """The page's own request, turned into a call of `path` by the signed-in creator: for what streams."""
+def scope_of_call(request: Request, path: str, lent: ExitStack, *, feature: str) -> Scope:
+    """The page's own request, turned into a call of `path` by the signed-in creator: for what streams.
+
+    Of its headers only those go on that say where it came from: no cookie, no credential, nothing that would name another
+    creator or steer the call. The credential is good until `lent` is closed.
+    """
     authenticator: Authenticator = request.app.state.authenticator
-    credential = lent.enter_context(authenticator.lend(viewer.key_digest))
-    kept = [(name, value) for name, value in request.scope["headers"] if name not in (b"authorization", b"cookie")]
+    credential = lent.enter_context(authenticator.lend(viewer_of(request).key_digest))
     return {
         **request.scope,
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [*kept, (b"authorization", b"Bearer " + credential)],
+        "headers": [
+            *((name, value) for name, value in request.scope["headers"] if name in _PASSED_ON),
+            (b"authorization", b"Bearer " + credential),
+            (b"x-gateway-feature", feature.encode()),
+        ],
     }

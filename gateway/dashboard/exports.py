@@ -24,8 +24,10 @@ class _Export:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        query = {"format": "csv", **dict(request.query_params)}
+        query = request.query_params.multi_items()
+        if "format" not in request.query_params:
+            query.append(("format", "csv"))
         await api_of(request).relay(self._source, query, receive, send)
 
 
-routes = [Route(f"/dashboard/export/{name}", _Export(source)) for name, source in _SOURCES.items()]
+routes = [Route(f"/dashboard/export/{name}", _Export(source), methods=["GET"]) for name, source in _SOURCES.items()]

@@ -2,36 +2,42 @@
 
 Signing in and the static files are open. All else needs a session; what changes anything must also come from a page of
 this very host, which `SameSite=Strict` alone does not say. Whatever is answered carries a policy by which a browser runs
-nothing but the gateway's own files.
+nothing but the gateway's own files. Nobody has more than a few pages made at once: each may read and hold megabytes.
 """
 
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import urlsplit
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.dashboard.origin import require_own_page
 from gateway.dashboard.render import error_page
 from gateway.dashboard.sessions import SessionBook
 from gateway.dashboard.viewer import Viewer, set_viewer
 from gateway.errors import GatewayError, RequestError
 
-__all__ = ["COOKIE", "DashboardGuard", "is_page_path"]
+__all__ = ["COOKIE", "PAGE_HEADERS", "DashboardGuard", "is_page_path", "session_token"]
 
 COOKIE = "gateway_session"
 _ROOT = "/dashboard"
 _SIGN_IN = "/dashboard/sign-in"
 _STATIC = "/dashboard/static/"
 _CREATOR_HOME = "/dashboard/me"
-_EXPORTS = "/dashboard/export/"
-_HEADERS = (
+_CREATOR_PLACES = (f"{_CREATOR_HOME}/", "/dashboard/export/me/")
+_SIGN_OUT = "/dashboard/sign-out"
+_AT_ONCE_MAX = 16
+"""Of one key, all its sessions together. A browser has six connections, and streams of a playground count as well."""
+PAGE_HEADERS = (
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         b"font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    # Not `no-referrer`: under it browsers send `Origin: null` with the forms of the gateway's own pages.
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 
@@ -46,27 +52,41 @@ class DashboardGuard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not is_page_path(scope["path"]):
             await self._app(scope, receive, send)
             return
 
+        is_started = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal is_started
             if message["type"] == "http.response.start":
+                is_started = True
                 headers = message.setdefault("headers", [])
-                headers.extend(_HEADERS)
+                headers.extend(PAGE_HEADERS)
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append((b"cache-control", b"no-store"))
             await send(message)
 
-        await (await self._answer(scope))(scope, receive, send_guarded)
+        try:
+            answer = await self._answer(scope)
+            with self._counted(scope):
+                await answer(scope, receive, send_guarded)
+        except Exception:
+            # Logged where all such faults are; people need not see it as a line of plain text.
+            if not is_started:
+                fault = GatewayError("The gateway could not make this page. Its log says why.")
+                await error_page(scope, fault)(scope, receive, send_guarded)
+            raise
 
     async def _answer(self, scope: Scope) -> ASGIApp:
         path = scope["path"]
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                _require_own_page(scope)
+                require_own_page(scope)
             if path.startswith(_STATIC) or path == _SIGN_IN:
                 return self._app
             viewer = await self._viewer(scope)
@@ -75,18 +95,49 @@ class DashboardGuard:
         if viewer is None:
             return _to_sign_in(scope)
         set_viewer(scope, viewer)
-        if viewer.admin is None and not _is_for_creators(path):
-            return RedirectResponse(_CREATOR_HOME, 303)
+        if self._under_way[_whose(viewer)] >= _AT_ONCE_MAX:
+            return error_page(scope, _too_many())
+        if path != _SIGN_OUT and (viewer.admin is None) != _is_for_creators(path):
+            return RedirectResponse(_CREATOR_HOME if viewer.admin is None else _ROOT, 303)
         return self._app
 
+    @contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        viewer: Viewer | None = scope.get("state", {}).get("viewer")
+        if viewer is None:
+            yield
+            return
+        whose = _whose(viewer)
+        self._under_way[whose] += 1
+        try:
+            yield
+        finally:
+            self._under_way[whose] -= 1
+            if not self._under_way[whose]:
+                del self._under_way[whose]
+
     async def _viewer(self, scope: Scope) -> Viewer | None:
-        token = _cookie(scope)
+        token = session_token(scope)
         book: SessionBook = scope["app"].state.sessions
         return await book.find(token) if token else None
 
 
+def _whose(viewer: Viewer) -> str:
+    """The public id of the key."""
+    return viewer.key_id if viewer.admin is None else f"admin {viewer.admin.key_id}"
+
+
+def _too_many() -> RequestError:
+    return RequestError(
+        f"{_AT_ONCE_MAX} pages are being made for this key already. Try again in a moment.",
+        status=429,
+        code="rate_limit_exceeded",
+        headers={"retry-after": "1"},
+    )
+
+
 def _is_for_creators(path: str) -> bool:
-    return path.startswith((_CREATOR_HOME, f"{_EXPORTS}me/")) or path == "/dashboard/sign-out"
+    return path == _CREATOR_HOME or path.startswith(_CREATOR_PLACES)
 
 
 def _to_sign_in(scope: Scope) -> Response:
@@ -96,25 +147,15 @@ def _to_sign_in(scope: Scope) -> Response:
     return RedirectResponse(_SIGN_IN, 303)
 
 
-def _require_own_page(scope: Scope) -> None:
-    """Raises `RequestError` (403) unless the request comes from a page of this host."""
-    headers = dict(scope["headers"])
-    origin = headers.get(b"origin", b"").decode("latin-1")
-    if origin:
-        is_own = urlsplit(origin).netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower()
-    else:
-        is_own = headers.get(b"sec-fetch-site") == b"same-origin"
-    if not is_own:
-        raise RequestError("This was not sent by a page of this gateway.", status=403, code="cross_origin")
+def session_token(scope: Scope) -> str:
+    """What the session's cookie holds; empty where there is none.
 
-
-def _cookie(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-            except CookieError:
-                continue
-            if found is not None:
-                return found.value
+    Read by hand: other programs on the same host send cookies along that no parser of the standard library takes, and
+    with one such line it would give up the session too.
+    """
+    lines: list[bytes] = [value for name, value in scope["headers"] if name == b"cookie"]
+    for pair in b";".join(lines).decode("latin-1").split(";"):
+        known, _, token = pair.strip(" \t").partition("=")
+        if known == COOKIE and token:
+            return token
     return ""

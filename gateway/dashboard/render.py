@@ -2,29 +2,44 @@
 
 Everything is escaped unless a template says otherwise, and none does. Scripts and styles are files of their own: the
 policy of `gateway.dashboard.guard` lets a browser run nothing that stands in a page.
+
+A page is written on another thread when it is sent: a long table takes a second and more, which no call is to wait for.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import ExceptionHandler, Receive, Scope, Send
 
-from gateway.dashboard.figures import FILTERS
+from gateway.dashboard.figures import FILTERS, shares
 from gateway.dashboard.static_files import static_url
 from gateway.dashboard.viewer import Viewer
 from gateway.endpoints import FORM_BYTES_MAX, read_bounded
-from gateway.errors import GatewayError, RequestError
+from gateway.errors import GatewayError, NotFound, RequestError
 
-__all__ = ["NAVIGATION", "Place", "error_page", "read_fields", "render"]
+__all__ = ["NAVIGATION", "Place", "error_page", "read_fields", "render", "with_error_pages"]
 
 _HERE = Path(__file__).parent
 _FIELDS_MAX = 100
+_PAGES = "/dashboard"
+_ERROR_TITLES = {
+    400: "This cannot be done",
+    403: "Not allowed",
+    404: "Not found",
+    405: "This cannot be done",
+    409: "This cannot be done",
+    413: "Too large",
+    429: "Too often",
+    503: "Not available at the moment",
+}
 
 
 class Place(NamedTuple):
@@ -53,6 +68,7 @@ NAVIGATION = (
     Place("/dashboard/audit", "Audit", _MONEY),
     Place("/dashboard/me", "Usage", _CREATOR),
     Place("/dashboard/me/calls", "Calls", _CREATOR),
+    Place("/dashboard/me/images", "Images", _CREATOR),
     Place("/dashboard/me/playground", "Playground", _CREATOR),
 )
 
@@ -64,9 +80,37 @@ def render(request: Request, template: str, *, title: str, status: int = 200, **
 
 def error_page(scope: Scope, error: GatewayError) -> Response:
     """What went wrong, for people, with the error's status."""
-    answer = _page(scope, "error.html", error.status, title="Error", query={}, error=error)
+    title = _ERROR_TITLES.get(error.status, "Error")
+    answer = _page(scope, "error.html", error.status, title=title, query={}, error=error)
     answer.headers.update(error.headers)
     return answer
+
+
+def with_error_pages(handlers: Mapping[Any, ExceptionHandler]) -> dict[Any, ExceptionHandler]:
+    """The same `Starlette(exception_handlers=...)`, but below `/dashboard` people get a page, unless they ask for JSON."""
+    return {kind: _for_people(handler) for kind, handler in handlers.items()}
+
+
+def _for_people(handler: ExceptionHandler) -> ExceptionHandler:
+    async def answer(request: Request, exc: Exception) -> Response:
+        if f"{request.url.path}/".startswith(f"{_PAGES}/") and not _wants_json(request):
+            return error_page(request.scope, exc if isinstance(exc, GatewayError) else _routers_own(exc))
+        plain: Response = await handler(request, exc)  # type: ignore[arg-type, misc]
+        return plain
+
+    return answer
+
+
+def _wants_json(request: Request) -> bool:
+    accepted = request.headers.get("accept", "")
+    return "application/json" in accepted and "text/html" not in accepted
+
+
+def _routers_own(exc: Exception) -> GatewayError:
+    if isinstance(exc, HTTPException) and exc.status_code == NotFound.status:
+        return NotFound("There is no such page.")
+    status, headers = (exc.status_code, exc.headers) if isinstance(exc, HTTPException) else (400, None)
+    return RequestError("This page cannot be asked for in this way.", status=status, headers=headers)
 
 
 async def read_fields(request: Request, *known: str) -> dict[str, str]:
@@ -89,13 +133,38 @@ async def read_fields(request: Request, *known: str) -> dict[str, str]:
 
 def _page(scope: Scope, template: str, status: int, **values: Any) -> Response:
     viewer: Viewer | None = scope.get("state", {}).get("viewer")
+    places = [] if viewer is None else [place for place in NAVIGATION if _role(viewer) in place.roles]
     common: Mapping[str, Any] = {
         "viewer": viewer,
-        "navigation": [] if viewer is None else [place for place in NAVIGATION if _role(viewer) in place.roles],
+        "role": "" if viewer is None else _role(viewer),
+        "navigation": places,
         "path": scope["path"],
+        "here": _place_of(scope["path"], places),
     }
-    text = environment().get_template(template).render(**common, **values)
-    return Response(text, status, media_type="text/html; charset=utf-8")
+    return _Page(template, {**common, **values}, status)
+
+
+class _Page(Response):
+    """Nothing of `values` may change any more. Whatever is wrong with the template is raised when the page is sent."""
+
+    def __init__(self, template: str, values: Mapping[str, Any], status: int) -> None:
+        super().__init__(None, status, media_type="text/html; charset=utf-8")
+        self._template = template
+        self._values = values
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.body = await asyncio.to_thread(self._written)
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+    def _written(self) -> bytes:
+        return environment().get_template(self._template).render(self._values).encode()
+
+
+def _place_of(path: str, places: Sequence[Place]) -> str:
+    """The path of the place that a page belongs to, itself or one below it; empty where there is none."""
+    found = [place.path for place in places if path == place.path or path.startswith(f"{place.path}/")]
+    return max(found, key=len, default="")
 
 
 def _role(viewer: Viewer) -> str:
@@ -116,4 +185,5 @@ def environment() -> Environment:
     )
     made.filters.update(FILTERS)
     made.globals["static_url"] = static_url
+    made.globals["shares"] = shares
     return made

@@ -5,9 +5,10 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.types import Scope
 
+from gateway.errors import RequestError
 from gateway.roles import Admin
 
-__all__ = ["Viewer", "viewer_of"]
+__all__ = ["Viewer", "require_creator", "viewer_of"]
 
 _STATE = "viewer"
 
@@ -42,6 +43,14 @@ class Viewer(NamedTuple):
 def viewer_of(request: Request) -> Viewer:
     """Behind the guard there always is one."""
     viewer: Viewer = request.scope["state"][_STATE]
+    return viewer
+
+
+def require_creator(request: Request) -> Viewer:
+    """The signed-in creator. Raises `RequestError` (403) for an admin, who has neither calls nor limits of its own."""
+    viewer = viewer_of(request)
+    if viewer.admin is not None:
+        raise RequestError("This page is a creator's: sign in with a virtual key.", status=403, code="creators_only")
     return viewer
 
 

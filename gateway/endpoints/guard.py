@@ -1,7 +1,8 @@
 """Plain ASGI middleware in front of the router: who may pass, and a request id on every answer.
 
 Everything below /v1 needs a virtual key and everything below /admin an admin key, known path or not; what is open is
-listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there. The URL of an asset is its own key.
+listed in `OPEN_PATHS`, so a new route is closed unless somebody adds it there. The URL of an asset is its own key, and the
+documentation tells everybody the same.
 """
 
 import time
@@ -17,6 +18,7 @@ from gateway.auth import Authenticator
 from gateway.calls import new_request_id
 from gateway.dashboard.guard import is_page_path
 from gateway.endpoints import error_response
+from gateway.endpoints.docs import is_docs_path
 from gateway.errors import GatewayError, NotFound, StoreError
 from gateway.logs import log_request
 from policies.access import address_refusal
@@ -37,7 +39,7 @@ class CreatorOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS or path.startswith(("/admin/", ASSETS_PATH)) or is_page_path(path):
+        if path in OPEN_PATHS or path.startswith(("/admin/", ASSETS_PATH)) or is_page_path(path) or is_docs_path(path):
             await self._app(scope, receive, send)
             return
         try:
@@ -78,37 +80,47 @@ def _check_address(account: Account, scope: Scope) -> None:
 
 
 class RequestLog:
-    """`x-request-id` on every answer that has none of its own, and one line in the log for it."""
+    """`x-request-id` on every answer that has none of its own, and one line in the log for it.
+
+    A page may hand its request on to an endpoint of calls, which logs it under the id that it answers with: then
+    `request.state.is_call` is set, and nothing is said here.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.monotonic()
-        request_id = new_request_id()
+        request_id = scope.setdefault("state", {})["request_id"] = new_request_id()
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
+                headers = message.setdefault("headers", [])
+                if not any(name == b"x-request-id" for name, _ in headers):
+                    headers.append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            account = scope.get("state", {}).get("account")
-            log_request(
-                "request_finished",
-                {
-                    "request_id": request_id,
-                    "creator": account.creator if account is not None else "",
-                    "key_id": account.key_id if account is not None else "",
-                    "method": scope["method"],
-                    # The route, not the path: a stranger's path may hold anything.
-                    "route": getattr(scope.get("route"), "path", ""),
-                    "status": status,
-                    "latency_ms": int((time.monotonic() - started_at) * 1000),
-                },
-            )
+            state = scope.get("state", {})
+            if not state.get("is_call"):
+                self._log(scope, state.get("account"), request_id, status, started_at)
+
+    def _log(self, scope: Scope, account: Account | None, request_id: str, status: int, started_at: float) -> None:
+        log_request(
+            "request_finished",
+            {
+                "request_id": request_id,
+                "creator": account.creator if account is not None else "",
+                "key_id": account.key_id if account is not None else "",
+                "method": scope["method"],
+                # The route, not the path: a stranger's path may hold anything.
+                "route": getattr(scope.get("route"), "path", ""),
+                "status": status,
+                "latency_ms": int((time.monotonic() - started_at) * 1000),
+            },
+        )

@@ -1,5 +1,7 @@
 """`/health/live`, `/health/ready`, `/metrics`: for the machines that watch. They ask no upstream."""
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -15,19 +17,25 @@ async def live(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Each dependency by name; 503 if one of them keeps the gateway from taking calls. Of this process alone."""
-    checks: dict[str, str] = request.app.state.readiness()
-    status = _status(checks)
-    deployments: Deployments = request.app.state.deployments
-    # Told, but no reason to take no calls: other models may be well.
-    checks |= {"providers": ", ".join(deployments.troubled()) or "ok"}
+    checks = checks_of(request)
+    status = status_of(checks)
     return json_response({"status": status, "checks": checks}, 503 if status == "unavailable" else 200)
 
 
-def _status(checks: dict[str, str]) -> str:
-    """`degraded`: calls are taken, by the rules for trouble."""
-    if all(state == "ok" for state in checks.values()):
+def checks_of(request: Request) -> dict[str, str]:
+    """Each dependency of this process by name: `ok`, `degraded: why`, or what is wrong; `providers` names those in trouble."""
+    checks: dict[str, str] = request.app.state.readiness()
+    deployments: Deployments = request.app.state.deployments
+    return {**checks, "providers": ", ".join(deployments.troubled()) or "ok"}
+
+
+def status_of(checks: Mapping[str, str]) -> str:
+    """`ok`; `degraded`: calls are taken, by the rules for trouble; or `unavailable`."""
+    # Providers in trouble are told, but no reason to take no calls: other models may be well.
+    states = [state for name, state in checks.items() if name != "providers"]
+    if all(state == "ok" for state in states):
         return "ok"
-    is_taking_calls = all(state == "ok" or state.startswith("degraded") for state in checks.values())
+    is_taking_calls = all(state == "ok" or state.startswith("degraded") for state in states)
     return "degraded" if is_taking_calls else "unavailable"
 
 
@@ -38,7 +46,7 @@ async def metrics(request: Request) -> Response:
 
 async def own_metrics(request: Request) -> Response:
     """What the other workers ask each one for."""
-    return _exposition(request.app.state.metrics.render())
+    return _exposition(await request.app.state.metrics.own_page())
 
 
 def _exposition(text: bytes) -> Response:

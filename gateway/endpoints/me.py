@@ -1,21 +1,24 @@
 """`/v1/me`: what a creator sees of itself, with the key it already has. Nothing here tells of anybody else.
 
 `GET /v1/me` is everything at once; `/v1/me/usage` sums, `/v1/me/calls` and `/v1/me/calls/{request_id}` calls (the cost of a
-streamed call is read here afterwards), `/v1/me/credits` the balance and every entry that changed it.
+streamed call is read here afterwards), `/v1/me/credits` the balance and every entry that changed it. With `format=csv` usage and
+calls come as a file: every row that fits, streamed.
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from gateway.creator_view import call_json, view_of
+from gateway.creator_view import CALL_FIELDS, call_json, view_of
 from gateway.endpoints import json_response
 from gateway.endpoints.parameters import (
+    choice,
     database_of,
     day,
     entry_cursor,
@@ -32,10 +35,12 @@ from gateway.ledger.creator_queries import (
     calls_of_creator,
     credit_history,
     grants_of_creator,
+    own_calls,
     usage_of_creator,
 )
-from gateway.ledger.entry_json import entry_json, sums_json
+from gateway.ledger.entry_json import csv_header, csv_line, entry_json, sums_json
 from gateway.ledger.periods import rfc3339
+from gateway.ledger.queries import COST_SUMS, EntryFilter, entries_newest_first
 from gateway.ledger.statements import Row
 from policies.types import Account
 
@@ -43,6 +48,11 @@ LIMIT_DEFAULT = 50
 LIMIT_MAX = 500
 _ROWS_AT_ONCE = 100
 """Some two milliseconds of work."""
+_FORMATS = {"json", "csv"}
+_PIECE_ROWS = 8
+"""Written at once, in a fraction of a millisecond."""
+_REST = 2
+"""Calls have their turn for so many times as long as a piece of a file took."""
 
 
 async def show_me(request: Request) -> Response:
@@ -52,36 +62,62 @@ async def show_me(request: Request) -> Response:
 
 async def show_usage(request: Request) -> Response:
     """Sums by any of day, model and feature; the current month by day where nothing else is said."""
-    query = known_parameters(request.query_params, {"from", "to", "group_by"})
+    query = known_parameters(request.query_params, {"from", "to", "group_by", "format"})
     now = _now(request)
     from_day = day(query, "from") or now.strftime("%Y-%m-01")
     to_day = day(query, "to") or (now + timedelta(days=1)).strftime("%Y-%m-%d")
     group_by = query.get("group_by", "day").split(",")
     if any(name not in CREATOR_GROUPS for name in group_by) or len(set(group_by)) != len(group_by):
         refuse("group_by", f"takes names, each once, joined by commas, of: {', '.join(CREATOR_GROUPS)}")
+    form = choice(query, "format", _FORMATS, "json")
     rows = await usage_of_creator(
         database_of(request), _account(request).creator, group_by, from_day=from_day, to_day=to_day
     )
 
+    def shown(row: Row) -> dict[str, Any]:
+        return {**{name: row[name] for name in group_by}, **sums_json(row)}
+
+    if form == "csv":
+        names = (*group_by, *sums_json(dict.fromkeys(COST_SUMS, 0)))
+        return _file("usage", names, rows, _nothing_more(), shown)
+
     def answer() -> Response:
-        data = [{**{name: row[name] for name in group_by}, **sums_json(row)} for row in rows]
+        data = [shown(row) for row in rows]
         return json_response({"object": "list", "data": data, "from": from_day, "to": to_day})
 
     return await _made(answer, len(rows))
 
 
 async def list_calls(request: Request) -> Response:
-    query = known_parameters(request.query_params, {"from", "to", "limit", "cursor"})
+    known = {"from", "to", "model", "feature", "limit", "cursor", "format"}
+    query, creator = known_parameters(request.query_params, known), _account(request).creator
     limit = whole_number(query, "limit", default=LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
+    before = read_entry_cursor(query.get("cursor"))
+    from_ms, to_ms = instant_ms(query, "from"), instant_ms(query, "to")
+    model, feature = query.get("model"), query.get("feature")
+    if choice(query, "format", _FORMATS, "json") == "csv":
+        wanted = own_calls(creator, from_ms=from_ms, to_ms=to_ms, model=model, feature=feature)
+        return await _all_calls(request, query, wanted)
     rows = await calls_of_creator(
         database_of(request),
-        _account(request).creator,
+        creator,
         limit=limit + 1,
-        before=read_entry_cursor(query.get("cursor")),
-        from_ms=instant_ms(query, "from"),
-        to_ms=instant_ms(query, "to"),
+        before=before,
+        from_ms=from_ms,
+        to_ms=to_ms,
+        model=model,
+        feature=feature,
     )
-    return await _made(lambda: json_response(_page(rows, limit, lambda row: call_json(entry_json(row)))), len(rows))
+    return await _made(lambda: json_response(_page(rows, limit, _call)), len(rows))
+
+
+async def _all_calls(request: Request, query: Mapping[str, str], wanted: EntryFilter) -> Response:
+    for name in ("limit", "cursor"):
+        if name in query:
+            refuse(name, "is for pages of JSON; `format=csv` holds every call that fits")
+    lists = entries_newest_first(database_of(request), wanted)
+    # Read before the status leaves, so that a store that fails at once still gets a proper answer.
+    return _file("calls", CALL_FIELDS, await anext(lists, []), lists, _call)
 
 
 async def show_call(request: Request) -> Response:
@@ -89,7 +125,7 @@ async def show_call(request: Request) -> Response:
     if not rows:
         # The same answer for a call of somebody else: an id must not tell that it exists.
         raise NotFound("There is no call with this request id.")
-    return json_response({"object": "list", "data": [call_json(entry_json(row)) for row in rows]})
+    return json_response({"object": "list", "data": [_call(row) for row in rows]})
 
 
 async def show_credits(request: Request) -> Response:
@@ -107,6 +143,10 @@ async def show_credits(request: Request) -> Response:
         return json_response({**balance, "grants": shown_grants, **_page(rows, limit, _change)})
 
     return await _made(answer, len(rows) + len(grants))
+
+
+def _call(row: Row) -> dict[str, Any]:
+    return call_json(entry_json(row))
 
 
 def _change(row: Row) -> dict[str, Any]:
@@ -130,6 +170,37 @@ def _grant(row: Row) -> dict[str, Any]:
         "created_at": rfc3339(row["created_at"]),
         "expires_at": None if row["expires_at"] is None else rfc3339(row["expires_at"]),
     }
+
+
+def _file(
+    name: str,
+    names: Sequence[str],
+    first: list[Row],
+    others: AsyncIterator[list[Row]],
+    shown: Callable[[Row], Mapping[str, Any]],
+) -> Response:
+    """CSV of `first` and then of `others`, each row as `shown` tells it, under the header `names`."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield csv_header(names).encode()
+        rows = first
+        while rows:
+            for start in range(0, len(rows), _PIECE_ROWS):
+                began_at = time.perf_counter()
+                piece = "".join(csv_line(shown(row)) for row in rows[start : start + _PIECE_ROWS]).encode()
+                took_s = time.perf_counter() - began_at
+                yield piece
+                await asyncio.sleep(_REST * took_s)
+            rows = await anext(others, [])
+
+    headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
+    return StreamingResponse(body(), 200, headers, "text/csv; charset=utf-8")
+
+
+async def _nothing_more() -> AsyncIterator[list[Row]]:
+    nothing: tuple[list[Row], ...] = ()
+    for rows in nothing:
+        yield rows
 
 
 async def _made(answer: Callable[[], Response], rows: int) -> Response:

@@ -10,9 +10,9 @@ from gateway.ledger.queries import closed_key, month_sums, sums_of_month
 from gateway.ledger.schema import holds, meta, month_charges
 from gateway.ledger.transactions import Transactions
 
-__all__ = ["bounds_of", "close_month", "closed_at"]
+__all__ = ["LATE_HOLDS_MS", "bounds_of", "close_month", "closed_at"]
 
-_LATE_HOLDS_MS = 60_000
+LATE_HOLDS_MS = 60_000
 """How long after the month's last instant the hold of a call admitted in it may still be on its way to the ledger."""
 
 
@@ -23,7 +23,7 @@ async def close_month(database: Database, month: str) -> tuple[int, bool]:
     that is not over for a minute, and while a call admitted in it is still open.
     """
     start_ms, end_ms = bounds_of(month)
-    if now_ms() < end_ms + _LATE_HOLDS_MS:
+    if now_ms() < end_ms + LATE_HOLDS_MS:
         raise RequestError(f"{month} is not over yet.", status=409, code="month_not_over", param="month")
     return await database.run(lambda transactions: _close(transactions, month, start_ms, end_ms))
 

@@ -28,6 +28,7 @@ __all__ = [
     "downgraded_calls_of_month",
     "grants_of_creator",
     "month_of_creator",
+    "own_calls",
     "price_of_version",
     "usage_of_creator",
 ]
@@ -93,14 +94,31 @@ async def calls_of_creator(
     before: str | None = None,
     from_ms: int | None = None,
     to_ms: int | None = None,
+    model: str | None = None,
+    feature: str | None = None,
 ) -> list[Row]:
     """Up to `limit` entries of the creator's calls posted before the entry with the id `before`, the newest first.
 
-    A call whose earlier attempts cost something has an entry for each of them. `from_ms` and `to_ms` (the first instant no
-    longer meant) are about when an entry was posted.
+    A call whose earlier attempts cost something has an entry for each of them. Filters as of `own_calls`.
     """
-    wanted = EntryFilter(from_ms, to_ms, equal={"creator": creator, "kind": "usage"})
+    wanted = own_calls(creator, from_ms=from_ms, to_ms=to_ms, model=model, feature=feature)
     return await entry_page(database, wanted, limit=limit, before=before)
+
+
+def own_calls(
+    creator: str,
+    *,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    model: str | None = None,
+    feature: str | None = None,
+) -> EntryFilter:
+    """The entries of one creator's calls. `from_ms` and `to_ms` (the first instant no longer meant) are about when an entry
+    was posted, `model` is the requested or the served one."""
+    equal = {"creator": creator, "kind": "usage"}
+    if feature is not None:
+        equal["feature"] = feature
+    return EntryFilter(from_ms, to_ms, model, equal)
 
 
 async def call_of_creator(database: Database, creator: str, request_id: str) -> list[Row]:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.decision import decision_json
+from gateway.json_depth import is_too_deep
 from gateway.ledger.periods import rfc3339
 from gateway.ledger.schema import ENTRY_COLUMNS
 from gateway.ledger.statements import Row
@@ -41,7 +42,8 @@ def entry_json(row: Row) -> Row:
         "feature": row["feature"],
         "agent": row["agent"],
         "tags": row["tags"].split(",") if row["tags"] else [],
-        "metadata": _json(row["metadata"], {}),
+        # What no answer could hold was kept once, and must not keep all others of its page from being told.
+        "metadata": {} if is_too_deep(row["metadata"]) else _json(row["metadata"], {}),
         "endpoint": row["endpoint"],
         "requested_model": row["requested_model"],
         "served_model": row["served_model"],

@@ -7,7 +7,7 @@ from gateway.ledger.database import Database
 
 if TYPE_CHECKING:
     from gateway.config import Settings
-    from gateway.ledger.verify import Report
+    from gateway.ledger.verify import Progress, Report
 
 __all__ = ["open_database", "open_database_read_only", "require_postgres", "upgrade_database", "verify_database"]
 
@@ -48,17 +48,17 @@ async def upgrade_database(settings: "Settings") -> tuple[str | None, bool]:
     return await upgrade_postgres(url)
 
 
-def verify_database(settings: "Settings") -> "Report":
-    """Raises `ConfigError`, and `StoreError` when the database cannot be read."""
+def verify_database(settings: "Settings", *, on_progress: "Progress | None" = None) -> "Report":
+    """`on_progress` hears of the entries that were read. Raises `ConfigError`, and `StoreError` when the database cannot be read."""
     url = settings.postgres_url
     if url is None:
         from gateway.ledger.verify import verify
 
-        return verify(settings.database_path)
+        return verify(settings.database_path, on_progress=on_progress)
     require_postgres()
     from gateway.ledger.postgres.opening import verify_postgres
 
-    return verify_postgres(url)
+    return verify_postgres(url, on_progress=on_progress)
 
 
 def require_postgres() -> None:

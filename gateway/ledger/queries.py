@@ -54,6 +54,8 @@ GROUPS: Mapping[str, ColumnElement[Any]] = {
     "model": usage_daily.c.served_model,
 }
 """What costs can be grouped by."""
+_CREATOR_KEY = (usage_daily.c.period_day, usage_daily.c.account_id, usage_daily.c.creator)
+_CREATOR_GROUPS = frozenset({"day", "period_day", "month", "account_id", "creator"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +70,30 @@ class EntryFilter:
     equal: Mapping[str, Any] = field(default_factory=dict)
     """Column -> value."""
 
-    def conditions(self) -> list[ColumnElement[bool]]:
+    def conditions(self, *, before: str | None = None, least: str | None = None) -> list[ColumnElement[bool]]:
+        """For entries with an id below `before` and not below `least`, where these are given."""
         found = [entries.c[name] == value for name, value in self.equal.items()]
-        # `created_at` is the instant inside the id, so a range of time is a range of the primary key.
-        if self.from_ms is not None:
-            found.append(entries.c.id >= id_floor(self.from_ms))
-        if self.to_ms is not None:
-            found.append(entries.c.id < id_floor(self.to_ms))
+        # `created_at` is the instant inside the id, so a range of time is a range of the primary key. One bound at each
+        # end: of two SQLite would go by the first, and walk from there.
+        lower = [least] if self.from_ms is None else [least, id_floor(self.from_ms)]
+        upper = [before] if self.to_ms is None else [before, id_floor(self.to_ms)]
+        if from_id := max((bound for bound in lower if bound is not None), default=None):
+            found.append(entries.c.id >= from_id)
+        if to_id := min((bound for bound in upper if bound is not None), default=None):
+            found.append(entries.c.id < to_id)
         if self.model is not None:
             found.append(or_(entries.c.requested_model == self.model, entries.c.served_model == self.model))
         return found
 
 
-async def entry_page(database: Database, wanted: EntryFilter, *, limit: int, before: str | None) -> list[Row]:
-    """Up to `limit` entries posted before the one with the id `before`, the newest first; without their `decision`."""
-    query = select(*ENTRY_FACTS).where(*wanted.conditions())
-    if before is not None:
-        query = query.where(entries.c.id < before)
+async def entry_page(
+    database: Database, wanted: EntryFilter, *, limit: int, before: str | None, least: str | None = None
+) -> list[Row]:
+    """Up to `limit` entries posted before the one with the id `before`, the newest first; without their `decision`.
+
+    `least` is the smallest id that is still meant.
+    """
+    query = select(*ENTRY_FACTS).where(*wanted.conditions(before=before, least=least))
     return await database.fetch_all(query.order_by(entries.c.id.desc()).limit(limit))
 
 
@@ -132,20 +141,43 @@ class CostFilter:
 
 
 async def costs(
-    database: Database, wanted: CostFilter, group_by: Sequence[str], *, groups_max: int = GROUPS_MAX
+    database: Database,
+    wanted: CostFilter,
+    group_by: Sequence[str],
+    *,
+    sums: Sequence[str] = COST_SUMS,
+    groups_max: int = GROUPS_MAX,
 ) -> list[Row]:
     """Sums from the rollups, a row for each combination of `group_by` (keys of `GROUPS`), sorted by it.
 
+    `sums` are those of `COST_SUMS` that are wanted: a few are found in half the time of all.
     Raises `RequestError` when there are more than `groups_max` combinations.
     """
-    keys = [GROUPS[name].label(name) for name in group_by]
-    sums = [func.sum(usage_daily.c[name]).label(name) for name in USAGE_DAILY_SUMS]
-    sums += [func.sum(_pieces(name)).label(name) for name in PIECE_NAMES]
-    query: Select[Any] = select(*keys, *sums).where(*wanted.conditions()).group_by(*keys).order_by(*keys)
-    rows = await database.fetch_all(query.limit(groups_max + 1))
+    wide: Select[Any] | None = None
+    if "creator" in group_by and _CREATOR_GROUPS.issuperset(group_by):
+        # In the order of the table's own key, so that nothing has to be sorted but the sums of each creator and day.
+        wide = select(*_CREATOR_KEY, *_summed(sums)).where(*wanted.conditions()).group_by(*_CREATOR_KEY)
+    if wide is None:
+        keys = [_scanned(name).label(name) for name in group_by]
+        query = select(*keys, *_summed(sums)).where(*wanted.conditions())
+    else:
+        table = wide.subquery()
+        columns = {**table.c, "day": table.c.period_day, "month": func.substr(table.c.period_day, 1, 7)}
+        keys = [columns[name].label(name) for name in group_by]
+        query = select(*keys, *(func.sum(table.c[name]).label(name) for name in sums))
+    rows = await database.fetch_all(query.group_by(*keys).order_by(*keys).limit(groups_max + 1))
     if len(rows) > groups_max:
         raise RequestError(f"That makes more than {groups_max} rows: ask for a shorter range or fewer groups.")
     return rows
+
+
+def _scanned(name: str) -> ColumnElement[Any]:
+    """The group, without the index of creators: to fetch each row by way of it takes ten times as long as to read the days."""
+    return GROUPS[name].concat("") if name == "creator" else GROUPS[name]
+
+
+def _summed(sums: Sequence[str]) -> list[ColumnElement[Any]]:
+    return [func.sum(_pieces(name) if name in PIECE_NAMES else usage_daily.c[name]).label(name) for name in sums]
 
 
 def _pieces(name: str) -> ColumnElement[int]:

@@ -10,13 +10,13 @@ the images were delivered is not in the buckets.
 """
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from gateway.catalog import Price
 from gateway.errors import StoreError
@@ -42,10 +42,14 @@ from gateway.ledger.statements import Rows
 from gateway.pricing import UnpricedUsage, cost_nano_usd, price_from_json
 from gateway.usage import Usage
 
-__all__ = ["DIFFERENCES_MAX", "Difference", "Report", "verify", "verify_rows"]
+__all__ = ["DIFFERENCES_MAX", "Difference", "Progress", "Report", "verify", "verify_rows"]
 
 DIFFERENCES_MAX = 1_000
 """Kept to be shown; more are only counted."""
+Progress = Callable[[int, int], None]
+"""Called with the entries read and all there are."""
+_TOLD_EVERY = 2_048
+"""Entries between two calls of it."""
 
 _AS_STORED = tuple(entries.c.saved_nano_usd if column.name == "saved_nano_usd" else column for column in ENTRY_FACTS)
 """Where lists take it for granted that only a cached answer saves, this is what is looked at."""
@@ -75,25 +79,26 @@ class Report(NamedTuple):
     differences_count: int
 
 
-def verify(path: Path) -> Report:
+def verify(path: Path, *, on_progress: Progress | None = None) -> Report:
     """The ledger in a file of SQLite. Raises `ConfigError` when there is no such database, `StoreError` when it cannot be
     read."""
     try:
         require_current(path)
         with rows_of_one_instant(path) as rows:
-            return verify_rows(rows)
+            return verify_rows(rows, on_progress=on_progress)
     except sqlite3.Error as exc:
         raise StoreError(f"The database {path} cannot be read: {exc}.") from exc
 
 
-def verify_rows(rows: Rows) -> Report:
+def verify_rows(rows: Rows, *, on_progress: Progress | None = None) -> Report:
     """The ledger that `rows` reads. Raises what it raises."""
-    return _Verification(rows).run()
+    return _Verification(rows, on_progress).run()
 
 
 class _Verification:
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, on_progress: Progress | None) -> None:
         self._rows = rows
+        self._on_progress = on_progress
         self._differences: list[Difference] = []
         self._count = 0
         self._names = StoredNames(self._rows(select(*_NAMES).distinct()))
@@ -103,7 +108,7 @@ class _Verification:
 
     def run(self) -> Report:
         entries_read = 0
-        for row in self._rows(select(*_AS_STORED).order_by(entries.c.id)):
+        for row in self._entries():
             entries_read += 1
             self._check_entry(row)
             self._rollups.add(row)
@@ -119,6 +124,14 @@ class _Verification:
         return Report(entries_read, len(rollups), len(closed), self._differences, self._count)
 
     # Entries
+
+    def _entries(self) -> Iterable[tuple[Any, ...]]:
+        """All of them. They are counted first only where somebody wants to know how far it is."""
+        rows = self._rows(select(*_AS_STORED).order_by(entries.c.id))
+        if self._on_progress is None:
+            return rows
+        ((total,),) = self._rows(select(func.count()).select_from(entries))
+        return _told(rows, self._on_progress, total)
 
     def _check_entry(self, row: tuple[Any, ...]) -> None:
         entry = dict(zip(_FACTS, row, strict=True))
@@ -235,6 +248,14 @@ class _Verification:
         self._count += 1
         if len(self._differences) < DIFFERENCES_MAX:
             self._differences.append(difference)
+
+
+def _told(rows: Iterable[tuple[Any, ...]], tell: Progress, total: int) -> Iterator[tuple[Any, ...]]:
+    for read, row in enumerate(rows):
+        if not read % _TOLD_EVERY:
+            tell(read, total)
+        yield row
+    tell(total, total)
 
 
 def _month_rows(computed: Mapping[tuple[Any, ...], tuple[int, ...]], month: str) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ from gateway.tasks import spawn
 if TYPE_CHECKING:
     from gateway.providers.litellm_wire import Line
 
-__all__ = ["LiteLlm", "require_library"]
+__all__ = ["LiteLlm", "refused_version", "require_library"]
 
 _log = structlog.get_logger()
 
@@ -66,8 +66,13 @@ def require_library(catalog: Catalog) -> None:
     if importlib.util.find_spec("litellm") is None:
         raise ConfigError(f"{wanted}, or unset its provider's key or say active = false")
     version = importlib.metadata.version("litellm")
-    if version in _VERSIONS_REFUSED or _numbers(version) < _VERSION_LEAST:
+    if refused_version(version):
         raise ConfigError(f"{wanted}: {version} is installed, which must not be used; 1.84 is the least")
+
+
+def refused_version(version: str) -> bool:
+    """Whether a version of litellm must not be used."""
+    return version in _VERSIONS_REFUSED or _numbers(version) < _VERSION_LEAST
 
 
 def _providers_of(model: Any) -> set[str]:

@@ -24,7 +24,7 @@ from tests.bringing import NotMade, are_chosen, run
 from tests.rig.environment import REPOSITORY
 
 HERE = Path(__file__).resolve().parent
-_USERS = (HERE, HERE.parent / "litellm")
+_USERS = (HERE, HERE.parent / "litellm", HERE.parent / "docs_commands")
 """Folders of tests that need an environment of these."""
 ROOT = REPOSITORY / ".venv-clients"
 COMMAND = "python -m tests.clients.environments"

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from gateway.audit import AuditLog
 from gateway.auth import AdminAuthenticator
 from gateway.endpoints import EXCEPTION_HANDLERS, FORM_BYTES_MAX
 from gateway.endpoints.admin import AdminOnly, admin_routes, control_app
@@ -51,6 +52,7 @@ async def admin(tmp_path) -> AsyncIterator[Admin]:
         app.router.redirect_slashes = False
         app.add_middleware(AdminOnly)
         app.state.accounts = world.accounts
+        app.state.audit, app.state.trusted_proxies = AuditLog(world.database), ()
         app.state.admin_authenticator = AdminAuthenticator(world.database, world.secrets, SecretStr(ADMIN_KEY))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", trust_env=False) as http:
@@ -331,9 +333,10 @@ async def test_a_throttled_creator_is_shown_as_such(admin):
 
 
 async def test_admin_keys_can_be_made_and_revoked(admin):
-    made = await admin.json("POST", "/admin/admin-keys")
+    made, other = await admin.json("POST", "/admin/admin-keys"), await admin.json("POST", "/admin/admin-keys")
     assert (await admin.ask("GET", "/admin/creators", key=made["key"])).status_code == 200
-    assert [row["id"] for row in (await admin.json("GET", "/admin/admin-keys"))["data"]] == [made["id"]]
+    listed = {row["id"] for row in (await admin.json("GET", "/admin/admin-keys"))["data"]}
+    assert listed == {made["id"], other["id"]}
     assert made["key"] not in (await admin.ask("GET", "/admin/admin-keys")).text
     await admin.json("DELETE", f"/admin/admin-keys/{made['id']}")
     assert (await admin.ask("GET", "/admin/creators", key=made["key"])).status_code == 401
@@ -395,7 +398,8 @@ async def test_the_same_words_refuse_whether_the_path_exists_or_not(admin):
 
 
 async def test_the_control_app_asks_for_no_key(admin):
-    app = control_app({"accounts": admin.world.accounts})
+    log = AuditLog(admin.world.database)
+    app = control_app({"accounts": admin.world.accounts, "audit": log, "trusted_proxies": ()})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
         assert (await http.post("/admin/creators", json={"id": "acme"})).status_code == 201
         assert (await http.get("/admin/nowhere")).json()["error"]["code"] == "not_found"

@@ -26,7 +26,7 @@ from tests.ledger.books import NOON, Place, call, entry, hold, rows
 MONTHS = ("2025-11", "2026-01", "2026-02")
 """In which the first entries are posted; the rest are posted now."""
 FILLED = frozenset(
-    "admin_keys anomalies assets conversations conversation_items generations idempotency notices notice_deliveries "
+    "admin_keys anomalies assets audit_log conversations conversation_items generations idempotency notices notice_deliveries "
     "refusals_daily responses throttles usage_hourly".split()
 )
 """Tables that nothing is computed again from."""
@@ -57,6 +57,8 @@ def make_ledger(folder: Path) -> Ledger:
         for table in TABLES:
             if table.name in FILLED:
                 _fill(connection, table)
+        signed_in = "INSERT INTO sessions VALUES ('s1', 'admin', 'digest', 1, 1, ?)"
+        connection.execute(signed_in, (EDGES[2],)).close()
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
     return Ledger(path, key)
 

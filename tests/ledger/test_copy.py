@@ -159,7 +159,7 @@ def test_every_row_of_every_table_is_copied_as_it_is(ledger: Ledger, database_ur
     assert {name for name, found in stored.items() if not found} <= {"holds", "dropped_months", "dropped_sums"}
     assert outcome.rows == sum(map(len, stored.values()))
     assert [each.target for each in outcome.tables] == [len(stored[str(table.name)]) for table in TABLES]
-    assert count(database_url, "instances") == count(database_url, "leases") == 0
+    assert count(database_url, "instances") == count(database_url, "leases") == count(database_url, "sessions") == 0
 
 
 def test_entries_lie_in_the_tables_of_their_months_and_stay_as_they_are(ledger: Ledger, target: str) -> None:

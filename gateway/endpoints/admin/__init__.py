@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.endpoints import EXCEPTION_HANDLERS, error_response
 from gateway.endpoints.admin import (
     anomalies,
+    audit,
     cache,
     charges,
     costs,
@@ -17,11 +18,18 @@ from gateway.endpoints.admin import (
     estimate,
     keys,
     ledger,
+    models,
     notices,
+    paused_keys,
+    policies,
     providers,
+    rehearsal,
     reload,
+    standing,
+    status,
 )
 from gateway.endpoints.admin import credits as credit_endpoints
+from gateway.endpoints.admin.permissions import guarded
 from gateway.errors import GatewayError
 from gateway.roles import LOCAL
 
@@ -30,23 +38,31 @@ __all__ = ["AdminOnly", "admin_routes", "control_app"]
 
 _MODULES = (
     creators,
+    standing,
     credit_endpoints,
     keys,
+    paused_keys,
     ledger,
     costs,
     charges,
     estimate,
+    models,
     providers,
     cache,
     notices,
     anomalies,
+    audit,
+    policies,
+    rehearsal,
     reload,
+    status,
 )
 
 
 def admin_routes() -> list[BaseRoute]:
-    """Every route below /admin. Put them behind `AdminOnly`: none of them asks who is calling."""
-    return [route for module in _MODULES for route in module.routes]
+    """Every route below /admin, behind its permissions and the audit log. Put them behind `AdminOnly`: none of them asks who
+    is calling."""
+    return guarded(route for module in _MODULES for route in module.routes)
 
 
 class AdminOnly:

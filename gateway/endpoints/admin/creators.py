@@ -1,4 +1,5 @@
-"""`/admin/creators`: whom the gateway serves and charges; `/admin/plans`: under which limits."""
+"""`/admin/creators`: whom the gateway serves and charges; `/admin/plans`: under which limits; `/admin/credit-packages`: the
+sizes in which credits are granted."""
 
 from typing import Annotated, Any, cast
 
@@ -10,6 +11,7 @@ from starlette.routing import Route
 from gateway.accounts import PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, Accounts
 from gateway.endpoints import Form, json_response, read_form
 from gateway.errors import RequestError
+from gateway.plans import credit_package_to_json
 
 
 def _without_control_characters(text: str) -> str:
@@ -89,8 +91,14 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
+async def list_credit_packages(request: Request) -> Response:
+    packages = request.app.state.live.credit_packages.values()
+    return json_response({"data": [credit_package_to_json(package) for package in packages], "next_cursor": None})
+
+
 routes = [
     Route("/admin/plans", list_plans, methods=["GET"]),
+    Route("/admin/credit-packages", list_credit_packages, methods=["GET"]),
     Route("/admin/creators", create_creator, methods=["POST"]),
     Route("/admin/creators", list_creators, methods=["GET"]),
     Route("/admin/creators/{id}", show_creator, methods=["GET"]),

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from gateway.endpoints import Form, json_response, read_form
 from gateway.errors import NotFound
 from gateway.estimating import estimate, read_for_estimate
-from policies.types import Account
+from policies.types import Account, Plan
 
 
 def _an_address(text: str) -> str:
@@ -27,8 +27,13 @@ def _an_address(text: str) -> str:
 Address = Annotated[str, Field(max_length=64), AfterValidator(_an_address)]
 
 
+def _anybody() -> Account:
+    return Account("", "", "", Plan("", payers=("quota",)))
+
+
 class EstimateForm(Form):
-    creator: str
+    creator: str | None = None
+    """None: as somebody with no limits, whom the quota pays for, at the catalog's prices."""
     request: dict[str, Any]
     """A body as the endpoint itself takes it."""
     endpoint: str | None = None
@@ -41,7 +46,7 @@ class EstimateForm(Form):
 async def show_estimate(request: Request) -> Response:
     state = request.app.state
     form = await read_form(request, EstimateForm, bytes_max=state.settings.body_bytes_max)
-    account = await state.authenticator.account_of(form.creator)
+    account = _anybody() if form.creator is None else await state.authenticator.account_of(form.creator)
     if account is None:
         raise NotFound("There is no creator with this id.", code="creator_not_found")
     asked = read_for_estimate(orjson.dumps(form.request), form.endpoint, state.response_store)

@@ -1,4 +1,4 @@
-"""`/admin/creators/{id}/keys`, `/admin/keys` and `/admin/admin-keys`: made, listed, paused, rotated, revoked.
+"""`/admin/creators/{id}/keys`, `/admin/keys` and `/admin/admin-keys`: made, listed, changed, paused, rotated, revoked.
 
 A key's text is in the one answer that makes it and nowhere else.
 """
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.accounts import GRACE_S_DEFAULT, GRACE_S_MAX, LIFETIME_S_MAX
 from gateway.endpoints import Form, json_response, read_form
 from gateway.endpoints.admin.creators import JsonObject, Name, accounts_of, page_of
+from gateway.roles import Role
 
 
 def _an_instant(text: str) -> str:
@@ -45,6 +46,17 @@ class KeyForm(Form):
 
 class RotationForm(Form):
     grace_s: Annotated[int, Field(ge=0, le=GRACE_S_MAX)] = GRACE_S_DEFAULT
+
+
+class AdminKeyForm(Form):
+    name: Annotated[Name, Field(min_length=1)] = ""
+    """Of the admin who gets the key: the audit log tells people apart by it."""
+    role: Role = "owner"
+
+
+class AdminKeyChanges(Form):
+    name: Annotated[Name, Field(min_length=1)] = ""
+    role: Role = "owner"
 
 
 class NoForm(Form):
@@ -83,12 +95,18 @@ async def rotate_key(request: Request) -> Response:
 
 
 async def create_admin_key(request: Request) -> Response:
-    await read_form(request, NoForm)
-    return json_response(await accounts_of(request).create_admin_key(), 201)
+    form = await read_form(request, AdminKeyForm)
+    return json_response(await accounts_of(request).create_admin_key(name=form.name, role=form.role), 201)
 
 
 async def list_admin_keys(request: Request) -> Response:
     return json_response(await accounts_of(request).list_admin_keys())
+
+
+async def update_admin_key(request: Request) -> Response:
+    changes = await read_form(request, AdminKeyChanges)
+    named = changes.model_dump(include=changes.model_fields_set)
+    return json_response(await accounts_of(request).update_admin_key(request.path_params["id"], named))
 
 
 async def revoke_admin_key(request: Request) -> Response:
@@ -104,5 +122,6 @@ routes = [
     Route("/admin/keys/{id}/resume", resume_key, methods=["POST"]),
     Route("/admin/admin-keys", create_admin_key, methods=["POST"]),
     Route("/admin/admin-keys", list_admin_keys, methods=["GET"]),
+    Route("/admin/admin-keys/{id}", update_admin_key, methods=["PATCH"]),
     Route("/admin/admin-keys/{id}", revoke_admin_key, methods=["DELETE"]),
 ]

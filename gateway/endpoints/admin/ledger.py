@@ -3,6 +3,9 @@
 `from` (inclusive) and `to` (exclusive) are about `created_at`, when an entry was posted; a day means its first instant in
 UTC, so `from=2026-05-01&to=2026-06-01` is what was posted in May. JSON comes in pages; CSV and NDJSON hold every entry
 that fits and was there when they began. `next_cursor` is null on the last page.
+
+With `scan_max` no more than so many entries are looked at for a page of JSON. Where they were not enough to fill it,
+`searched_to` says down to which instant everything was found, and `next_cursor` goes on from there; else it is null.
 """
 
 import asyncio
@@ -28,18 +31,22 @@ from gateway.endpoints.parameters import (
     yes_or_no,
 )
 from gateway.errors import NotFound
+from gateway.ledger.bounded_pages import bounded_page
 from gateway.ledger.entry_json import ENTRY_FIELDS, csv_header, csv_line, entry_json
 from gateway.ledger.explanation import explain_request
+from gateway.ledger.ids import ms_in
+from gateway.ledger.periods import rfc3339
 from gateway.ledger.queries import EntryFilter, entries_newest_first, entry_page
 from gateway.ledger.records import Kind, Outcome
 from gateway.ledger.statements import Row
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1_000
+SCAN_MAX = 1_000_000
 
 _TEXTS = ("creator", "feature", "agent", "provider", "endpoint", "request_id")
 _KNOWN = frozenset(
-    {*_TEXTS, "model", "kind", "outcome", "cached", "from", "to", "limit", "cursor", "format"},
+    {*_TEXTS, "model", "kind", "outcome", "cached", "from", "to", "limit", "cursor", "scan_max", "format"},
 )
 _FORMATS = {"json", "csv", "ndjson"}
 _PIECE_ROWS = 8
@@ -56,14 +63,29 @@ async def list_entries(request: Request) -> Response:
     before = read_entry_cursor(query.get("cursor"))
     form = choice(query, "format", _FORMATS, "json")
     if form != "json":
-        for name in ("limit", "cursor"):
+        for name in ("limit", "cursor", "scan_max"):
             if name in query:
                 refuse(name, f"is for pages of JSON; `format={form}` holds every entry that fits")
         return await _export(request, wanted, form or "")
+    if "scan_max" in query:
+        scan_max = whole_number(query, "scan_max", default=SCAN_MAX, least=1, most=SCAN_MAX)
+        return await _bounded(request, wanted, limit, before, scan_max)
     rows = await entry_page(database_of(request), wanted, limit=limit + 1, before=before)
     page = rows[:limit]
     next_cursor = entry_cursor(page[-1]["id"]) if len(rows) > limit else None
     return json_response({"data": [entry_json(row) for row in page], "next_cursor": next_cursor})
+
+
+async def _bounded(request: Request, wanted: EntryFilter, limit: int, before: str | None, scan_max: int) -> Response:
+    found = await bounded_page(database_of(request), wanted, limit=limit, before=before, scan_max=scan_max)
+    page = found.rows[:limit]
+    last = page[-1]["id"] if len(found.rows) > limit else found.stopped_at
+    shown = {
+        "data": [entry_json(row) for row in page],
+        "next_cursor": None if last is None else entry_cursor(last),
+        "searched_to": None if found.stopped_at is None else rfc3339(ms_in(found.stopped_at)),
+    }
+    return json_response(shown)
 
 
 async def show_request(request: Request) -> Response:

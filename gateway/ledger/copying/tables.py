@@ -12,9 +12,9 @@ __all__ = ["MARK", "TABLES", "Identity", "Mark", "Position", "key_of", "require_
 
 MARK = "copied_from"
 """The key in `meta` of the target. It stays there when the copy is complete."""
-_OF_PROCESSES = frozenset({"instances", "leases"})
-"""Who is alive on one database says nothing on another."""
-TABLES: tuple[Table, ...] = tuple(table for table in metadata.sorted_tables if table.name not in _OF_PROCESSES)
+_STAYS = frozenset({"instances", "leases", "sessions"})
+"""Who is alive on one database, or signed in, says nothing on another."""
+TABLES: tuple[Table, ...] = tuple(table for table in metadata.sorted_tables if table.name not in _STAYS)
 
 
 class Identity(NamedTuple):

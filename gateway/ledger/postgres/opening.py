@@ -24,7 +24,7 @@ from gateway.ledger.postgres.readers import PostgresReaders
 from gateway.ledger.spool import Spool
 from gateway.ledger.statements import compile_statement
 from gateway.ledger.transactions import Transactions
-from gateway.ledger.verify import Report, verify_rows
+from gateway.ledger.verify import Progress, Report, verify_rows
 from gateway.ledger.writer import Writer
 from gateway.tasks import spawn
 
@@ -99,16 +99,16 @@ async def upgrade_postgres(url: str) -> tuple[str | None, bool]:
     return await _asked(upgrade())
 
 
-def verify_postgres(url: str) -> Report:
+def verify_postgres(url: str, *, on_progress: Progress | None = None) -> Report:
     """The ledger computed again, everything from one instant; on a thread of its own, so that it may be called anywhere.
 
     Raises `ConfigError` when there is no such ledger, `StoreError` when it cannot be read.
     """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_verify, url).result()
+        return thread.submit(_verify, url, on_progress).result()
 
 
-def _verify(url: str) -> Report:
+def _verify(url: str, on_progress: Progress | None) -> Report:
     loop = asyncio.new_event_loop()
     run = loop.run_until_complete
     try:
@@ -126,7 +126,7 @@ def _verify(url: str) -> Report:
                 while records := run(cursor.fetch(_CHUNK_ROWS)):
                     yield from (tuple(record) for record in records)
 
-            return verify_rows(rows)
+            return verify_rows(rows, on_progress=on_progress)
         except ConfigError:
             raise
         except Exception as exc:

@@ -1,0 +1,171 @@
+"""`/dashboard/calls`: the ledger, the newest first, by every filter it has; and one call with all that explains it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, get_args
+from uuid import uuid4
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from gateway.catalog import ENDPOINTS
+from gateway.dashboard.api import api_of
+from gateway.dashboard.bills import bill_of
+from gateway.dashboard.call_words import OUTCOMES, SOURCES, flag_words, outcome_kind
+from gateway.dashboard.page_query import page_query, page_url, problem_of
+from gateway.dashboard.render import read_fields, render
+from gateway.errors import GatewayError, RequestError
+from gateway.ledger.records import Kind, Outcome
+
+_PATH = "/dashboard/calls"
+_FILTERS = (
+    "from",
+    "to",
+    "creator",
+    "feature",
+    "agent",
+    "model",
+    "provider",
+    "endpoint",
+    "outcome",
+    "kind",
+    "cached",
+    "request_id",
+)
+_ROWS = 50
+_SCAN_ROWS = 100_000
+"""Looked at for one page: where nothing fits, a good part of a second on a slow machine."""
+_REFUND = ("attempt", "amount_usd", "credits", "note", "idempotency_key")
+
+
+async def list_calls(request: Request) -> Response:
+    query = page_query(request, *_FILTERS, "cursor")
+    filters = {name: value for name, value in query.items() if name != "cursor"}
+    found, problem, status = await _page(request, query)
+    next_url = page_url(_PATH, filters, cursor=found["next_cursor"]) if found["next_cursor"] else ""
+    return render(
+        request,
+        "calls.html",
+        title="Calls",
+        status=status,
+        filters=filters,
+        choices=_CHOICES,
+        calls=found["data"],
+        next_url=next_url,
+        first_url=page_url(_PATH, filters) if "cursor" in query else "",
+        searched_to=found["searched_to"],
+        scanned=_SCAN_ROWS,
+        csv_url=page_url("/dashboard/export/ledger", filters, format="csv"),
+        ndjson_url=page_url("/dashboard/export/ledger", filters, format="ndjson"),
+        problem=problem,
+        outcome_kind=outcome_kind,
+    )
+
+
+async def _page(request: Request, query: Mapping[str, str]) -> tuple[dict[str, Any], str, int]:
+    """The page, or none and what is wrong with the filters, so that the form stays as it was filled in."""
+    try:
+        return await api_of(request).get("/admin/ledger", limit=_ROWS, scan_max=_SCAN_ROWS, **query), "", 200
+    except GatewayError as error:
+        return {"data": [], "next_cursor": None, "searched_to": None}, problem_of(error), error.status
+
+
+async def show_call(request: Request) -> Response:
+    return await _call_page(request, {}, "", 200)
+
+
+async def refund_call(request: Request) -> Response:
+    """Only owners get past the API. What it refuses is said beside the form, which keeps its idempotency key."""
+    request_id = request.path_params["request_id"]
+    fields = await read_fields(request, *_REFUND)
+    try:
+        await api_of(request).send("POST", f"/admin/ledger/{request_id}/refunds", _refund(fields))
+    except GatewayError as error:
+        if error.status == 404:
+            raise
+        return await _call_page(request, fields, problem_of(error), error.status)
+    return RedirectResponse(page_url(f"{_PATH}/{request_id}", {"refunded": fields["idempotency_key"]}), 303)
+
+
+async def _call_page(request: Request, fields: Mapping[str, str], problem: str, status: int) -> Response:
+    request_id = request.path_params["request_id"]
+    found = await api_of(request).get(f"/admin/ledger/{request_id}")
+    attempts = [_attempt(entry) for entry in found["data"]]
+    last = found["data"][-1] if found["data"] else None
+    hold = found["open_hold"]
+    return render(
+        request,
+        "call.html",
+        title="Call",
+        status=status,
+        request_id=request_id,
+        attempts=attempts,
+        last=last,
+        hold=hold,
+        decision=(last or hold or {}).get("decision"),
+        requested_model=(last or hold or {}).get("requested_model"),
+        can_refund=last is not None and any(entry["kind"] == "usage" for entry in found["data"]),
+        refund={"idempotency_key": f"page-{uuid4()}", **{name: value for name, value in fields.items() if value}},
+        is_refunded=bool(request.query_params.get("refunded")) and not problem,
+        problem=problem,
+        outcome_kind=outcome_kind,
+    )
+
+
+def _attempt(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One entry as the page shows it: with its times, its bill and its short words in sentences."""
+    cost, charge = entry.get("cost_nano_usd"), entry.get("charge_nano_usd")
+    has_own_price = entry.get("charge_price") is not None
+    return {
+        "entry": entry,
+        "times": _times(entry),
+        "bill": bill_of(entry, entry.get("price"), cost),
+        "charge_bill": bill_of(entry, entry.get("charge_price"), charge) if has_own_price else None,
+        "flags": [flag_words(flag) for flag in entry["flags"]],
+        "outcome_words": OUTCOMES.get(entry["outcome"], entry["outcome"]),
+        "source_words": SOURCES.get(entry["usage_source"], entry["usage_source"]),
+    }
+
+
+def _times(entry: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    """Milliseconds since admission: first byte, end and booking; None for what there was not."""
+    since = datetime.fromisoformat(entry["created_at"]) - datetime.fromisoformat(entry["admitted_at"])
+    settled_ms = max(0, round(since.total_seconds() * 1000))
+    if entry["kind"] != "usage":
+        return [("Booked", settled_ms)]
+    return [
+        ("Admitted", 0),
+        ("First byte", entry["ttft_ms"]),
+        ("End", entry["latency_ms"]),
+        ("Booked", settled_ms),
+    ]
+
+
+def _refund(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The API's form. Raises `RequestError` for an attempt that is no number."""
+    body: dict[str, Any] = {name: value for name, value in fields.items() if value}
+    attempt = body.pop("attempt", None)
+    if attempt is not None:
+        if not (attempt.isascii() and attempt.isdigit() and len(attempt) <= 7):
+            raise RequestError("`attempt` takes the number of an attempt.", code="invalid_value", param="attempt")
+        body["attempt"] = int(attempt)
+    return body
+
+
+def _options(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [("", "any"), *((word, word.replace("_", " ")) for word in words)]
+
+
+_CHOICES: Mapping[str, list[tuple[str, str]]] = {
+    "outcome": _options(get_args(Outcome)),
+    "kind": _options(get_args(Kind)),
+    "endpoint": _options(tuple(sorted(ENDPOINTS))),
+    "cached": [("", "any"), ("true", "kept answers only"), ("false", "without kept answers")],
+}
+
+routes = [
+    Route(_PATH, list_calls, methods=["GET"]),
+    Route(f"{_PATH}/{{request_id}}", show_call, methods=["GET"]),
+    Route(f"{_PATH}/{{request_id}}/refunds", refund_call, methods=["POST"]),
+]

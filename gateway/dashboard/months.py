@@ -1,0 +1,110 @@
+"""`/dashboard/months`: what each creator owes for a month, what keeps the month open, and closing it.
+
+The figures are those of `/admin/charges`, totals too; the table is cut into parts, the totals are of all of it.
+"""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from gateway.dashboard.api import api_of
+from gateway.dashboard.creator_page import creator_path, require_role
+from gateway.dashboard.render import read_fields, render
+from gateway.dashboard.viewer import viewer_of
+from gateway.errors import GatewayError, RequestError
+
+_PATH = "/dashboard/months"
+_ROWS = 200
+_START_MAX = 10**7
+_STATES = {
+    "running": ("Running", "The month is not over."),
+    "held_open": ("Open", "Calls of this month have not ended yet; it can be closed when they have."),
+    "closable": ("Open", "The month is over and can be closed."),
+    "closed": ("Closed", "What was written when it was closed stands."),
+}
+
+
+async def show_months(request: Request) -> Response:
+    return await _show(request, request.query_params.get("month"))
+
+
+async def confirm_close(request: Request) -> Response:
+    require_role(request, "owner")
+    month = request.path_params["month"]
+    return render(
+        request,
+        "confirm.html",
+        title=f"Close {month}",
+        sentence=f"The charges of {month} are written down as they stand now, for good. This cannot be undone.",
+        action=f"{_PATH}/{month}/close",
+        button=f"Close {month}",
+        back=f"{_PATH}?{urlencode({'month': month})}",
+    )
+
+
+async def close(request: Request) -> Response:
+    await read_fields(request)
+    month = request.path_params["month"]
+    try:
+        await api_of(request).send("POST", f"/admin/charges/{month}/close")
+    except GatewayError as error:
+        if error.status != 409:
+            raise
+        return await _show(request, month, error)
+    return RedirectResponse(f"{_PATH}?{urlencode({'month': month})}", 303)
+
+
+async def _show(request: Request, month: str | None, problem: GatewayError | None = None) -> Response:
+    api, start = api_of(request), _start(request)
+    months = (await api.get("/admin/charges/months"))["data"]
+    month = month or months[0]["month"]
+    charges = await api.get("/admin/charges", month=month)
+    shown = next((row for row in months if row["month"] == month), None)
+    if shown is None:
+        (shown,) = (await api.get("/admin/charges/months", to=month, count=1))["data"]
+    rows = sorted(charges["data"], key=lambda row: (-row["charge_nano_usd"], -row["cost_nano_usd"], row["creator"]))
+    word, reason = _STATES[shown["state"]]
+    return render(
+        request,
+        "months.html",
+        title="Months",
+        status=problem.status if problem else 200,
+        problem=problem.message if problem else "",
+        month=month,
+        shown=shown,
+        state_word=word,
+        state_reason=reason,
+        rows=[_row(row) for row in rows[start : start + _ROWS]],
+        totals={**charges["totals"], "units_shown": _units(charges["totals"]["units"])},
+        next_url=f"{_PATH}?{urlencode({'month': month, 'start': start + _ROWS})}" if len(rows) > start + _ROWS else "",
+        months=[{**row, "state_word": _STATES[row["state"]][0]} for row in months],
+        chart_rows=[(row["month"], [row["charge_nano_usd"], row["cost_nano_usd"]]) for row in reversed(months)],
+        may_close=viewer_of(request).is_owner and shown["state"] == "closable",
+        export=f"/dashboard/export/charges?{urlencode({'month': month})}",
+    )
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "path": creator_path(row["creator"]), "units_shown": _units(row["units"])}
+
+
+def _units(units: dict[str, int]) -> list[tuple[str, int, bool]]:
+    """Payer, amount, and whether that is nano-dollars."""
+    return [(payer, amount, payer == "quota") for payer, amount in units.items()]
+
+
+def _start(request: Request) -> int:
+    text = request.query_params.get("start", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < len(str(_START_MAX))):
+        raise RequestError("`start` takes a whole number.", param="start", code="invalid_value")
+    return int(text)
+
+
+routes = [
+    Route(_PATH, show_months, methods=["GET"]),
+    Route(f"{_PATH}/{{month}}/close", confirm_close, methods=["GET"]),
+    Route(f"{_PATH}/{{month}}/close", close, methods=["POST"]),
+]

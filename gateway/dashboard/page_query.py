@@ -1,0 +1,34 @@
+"""What a page's own address says: filters that were filled in, and addresses that keep them."""
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+
+from gateway.errors import GatewayError, RequestError
+
+__all__ = ["page_query", "page_url", "problem_of"]
+
+
+def page_query(request: Request, *known: str) -> dict[str, str]:
+    """The parameters that have a value, in the order of `known`. Raises `RequestError` for any other one: a filter that is
+    not known would show everything as if it fitted."""
+    given = dict(request.query_params)
+    if unknown := given.keys() - set(known):
+        raise RequestError(
+            f"This page has no filter `{min(unknown)[:64]}`; it has: {', '.join(known)}.", code="unknown_parameter"
+        )
+    return {name: value for name in known if (value := given.get(name, "").strip())}
+
+
+def page_url(path: str, query: Mapping[str, str | None], **changes: str | None) -> str:
+    """`path` with the query, some of it changed; what is None is left out."""
+    kept = {name: value for name, value in {**query, **changes}.items() if value}
+    return f"{path}?{urlencode(kept)}" if kept else path
+
+
+def problem_of(error: GatewayError) -> str:
+    """What is said beside a form. Raises `error` where the form is not to blame: the viewer may not, or nothing works."""
+    if error.status in (401, 403) or error.status >= 500:
+        raise error
+    return error.message
