@@ -480,7 +480,9 @@ async def test_a_month_is_closed_once_and_credits_expire_once_whoever_is_asked(f
         assert {charge["charge_nano_usd"] for charge in charges} == {books.COST}
 
         keys = [limited(gateway) for _ in range(20)]
-        soon_over = datetime.now(UTC) + timedelta(seconds=5)  # each grant is three commits, on a machine that may be busy
+        soon_over = datetime.now(UTC) + timedelta(
+            seconds=5
+        )  # each grant is three commits, on a machine that may be busy
         for key in keys:
             grant(gateway, key, 7, "promo_credits", expires_at=soon_over.isoformat())
         await soon(lambda: datetime.now(UTC) > soon_over, "the end of the credits")
