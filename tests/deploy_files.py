@@ -18,16 +18,6 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600}
 _BYTES = {"k": 2**10, "m": 2**20, "g": 2**30}
 
-# Metrics of a gateway of several processes, with what they are told apart by.
-_OF_PROCESSES = {
-    "gateway_degraded": {"what"},
-    "gateway_instances": set[str](),
-    "gateway_is_leader": set[str](),
-    "gateway_spooled_settles": set[str](),
-}
-SCRAPED_LABELS = {"job", "instance", "worker"}
-"""What Prometheus adds, and what tells the processes of one address apart."""
-
 
 def seconds(text: object) -> float:
     """`75s`, `5m` or `30`."""
@@ -177,67 +167,3 @@ def pod_environment() -> set[str]:
     return set(re.findall(r"- name: (GATEWAY_\w+)", templates()["_pod.tpl"])) | set(
         re.findall(r'"(GATEWAY_\w+)"', templates()["_pod.tpl"])
     )
-
-
-# Metrics
-
-
-@cache
-def metric_labels() -> dict[str, set[str]]:
-    """Every series a gateway has, by name, with its labels. The table is kept true by the tests of the documentation."""
-    table = (ROOT / "docs" / "ledger.md").read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    found: dict[str, set[str]] = {name: set(labels) for name, labels in _OF_PROCESSES.items()}
-    for line in table.splitlines():
-        cells = line.split("|")
-        name = re.search(r"`(\w+)`", cells[1]) if line.startswith("| `") else None
-        if name is None:
-            continue
-        labels = set(re.findall(r"`(\w+)`", cells[3])) - {"worker"}
-        if cells[2].strip() == "histogram":
-            found |= {f"{name[1]}{end}": labels for end in ("_sum", "_count")} | {f"{name[1]}_bucket": labels | {"le"}}
-        else:
-            found[name[1]] = labels
-    return found
-
-
-def alerts() -> list[dict[str, Any]]:
-    loaded = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
-    return [rule for group in loaded["groups"] for rule in group["rules"]]
-
-
-@cache
-def dashboard() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-    return loaded
-
-
-def queries() -> dict[str, str]:
-    """Every expression of the alerts and the dashboard, by where it stands."""
-    told = {f"alert {rule['alert']}": rule["expr"] for rule in alerts()}
-    for panel in dashboard()["panels"]:
-        for target in panel.get("targets", []):
-            told[f"panel {panel['id']} {panel['title']} {target['refId']}"] = target["expr"]
-    for variable in dashboard()["templating"]["list"]:
-        if variable["type"] == "query":
-            (query,) = re.findall(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
-            told[f"variable {variable['name']}"] = f"count by ({query[1]}) ({query[0]})"
-    return told
-
-
-_PROMQL_WORDS = set(
-    "sum max min count rate increase delta absent and on by histogram_quantile last_over_time up".split()  # functions, operators
-)
-
-
-class Query:
-    """The names in a PromQL expression of the kinds that stand in these files."""
-
-    def __init__(self, text: str) -> None:
-        self.matchers: list[tuple[str, str]] = re.findall(r"(\w+)\s*[=!]~?\s*\"([^\"]*)\"", text)
-        bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", text)
-        self.grouped = {
-            label.strip() for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", bare) for label in group.split(",")
-        }
-        bare = re.sub(r"\b(by|on) \([^)]*\)", "", bare)
-        self.metrics = set(re.findall(r"\b[a-z_]\w*\b", bare)) - _PROMQL_WORDS
-        self.labels = self.grouped | {label for label, _ in self.matchers}

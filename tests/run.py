@@ -1,7 +1,8 @@
 """`python -m tests.run [--coverage] [pytest arguments]`: every test, in two processes.
 
-It makes the client environments, and brings the servers and the browser, when the chosen tests may need them; the tests start their
-gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no other.
+It makes the client environments, and brings the servers, the browser and, where it can be had, promtool, when the chosen tests may
+need them; the tests start their gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no
+other; without promtool, the tests look with other eyes.
 Exits with pytest's code. A few tests that failed are run again, one after the other and with nothing beside them: these
 machines pause for seconds at a time, which no deadline of a test allows for. What passes then is named as such. With `--coverage` the lines are counted that ran, in the gateways' own processes too, which takes
 a third longer; the report is printed whatever the code is.
@@ -13,7 +14,8 @@ import sys
 
 from tests.browser import provision as browser
 from tests.clients import environments
-from tests.rig.environment import REPOSITORY
+from tests.monitoring import provision as monitoring
+from tests.rig.environment import REPOSITORY, inherited
 from tests.servers import provision
 
 _PROCESSES = ["-n", "2", "--dist", "worksteal"]
@@ -32,6 +34,9 @@ def main(arguments: list[str]) -> int:
         provision.main()
     if browser.are_needed(arguments):
         browser.main()
+    if monitoring.are_needed(arguments):
+        for problem in monitoring.prepare():
+            print(problem, flush=True)
     chosen = any(argument.startswith(("-n", "--numprocesses", "--dist", "--pdb")) for argument in arguments)
     command = ["-m", "pytest", *([] if chosen else _PROCESSES), *arguments]
     if not is_counting:
@@ -61,7 +66,7 @@ def _coverage(*arguments: str) -> int:
 
 
 def _python(*arguments: str) -> int:
-    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, check=False).returncode
+    return subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, env=inherited(), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""deploy/ fits the gateway: its settings, bounds, routes, user, metrics; and its files fit each other.
+"""deploy/ fits the gateway: its settings, bounds, routes, user; and its files fit each other.
 
-helm, promtool, nginx and docker are not needed here. What only they can say is not said here.
+helm, nginx and docker are not needed here. What only they can say is not said here. `tests/monitoring` has Prometheus and Grafana.
 """
 
 import configparser
@@ -21,28 +21,21 @@ from gateway.catalog import load_catalog, packaged_catalog
 from gateway.config import Settings, load_settings
 from gateway.endpoints.health import routes as health_routes
 from gateway.errors import ConfigError
-from gateway.ledger.records import Outcome
 from tests.deploy_files import (
     DEPLOY,
     HELM,
     README,
     ROOT,
-    SCRAPED_LABELS,
-    Query,
     VariableMissing,
     actions,
-    alerts,
     compose,
-    dashboard,
     env_file,
     filled_in,
     gateways,
-    metric_labels,
     nginx_directives,
     nginx_value,
     paths,
     pod_environment,
-    queries,
     seconds,
     size_bytes,
     templates,
@@ -471,91 +464,6 @@ def test_the_unit_names_the_data_folder_it_may_write_to() -> None:
     service = unit()["Service"]
     assert f"GATEWAY_DATA_DIR=%S/{service['StateDirectory']}" in service["Environment"].split()
     assert service["ProtectSystem"] == "strict"
-
-
-# Prometheus and Grafana
-
-
-@pytest.mark.parametrize("where", sorted(queries()))
-def test_a_query_names_metrics_and_labels_that_there_are(where: str) -> None:
-    query = Query(queries()[where])
-    known = metric_labels()
-    assert query.metrics <= known.keys()
-    assert query.metrics
-    assert query.labels <= SCRAPED_LABELS.union(*(known[name] for name in query.metrics))
-
-
-def test_every_metric_is_shown_on_the_dashboard() -> None:
-    shown = {name for where, text in queries().items() if where.startswith("panel") for name in Query(text).metrics}
-    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in metric_labels()} == {
-        re.sub(r"_bucket$", "", name) for name in shown
-    }
-
-
-@pytest.mark.parametrize(
-    ("label", "known"),
-    [
-        pytest.param("outcome", set(alternatives(Outcome)), id="outcomes"),
-        pytest.param("code", set(re.findall(r"`([a-z_]+)`", README)), id="codes"),
-        pytest.param("result", {"hit", "miss"}, id="lookups"),
-    ],
-)
-def test_values_that_are_asked_for_exist(label: str, known: set[str]) -> None:
-    asked = [value for text in queries().values() for name, value in Query(text).matchers if name == label]
-    assert asked
-    for pattern in asked:
-        for part in pattern.split("|"):
-            assert any(re.fullmatch(part, value) for value in known), part
-
-
-@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_an_alert_says_how_grave_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
-    assert rule["labels"]["severity"] in ("warning", "critical")
-    assert rule["annotations"].keys() == {"summary", "description"}
-    assert all(text.endswith(".") for text in rule["annotations"].values())
-    assert seconds(rule["for"]) >= 60
-    told = set(re.findall(r"\$labels\.(\w+)", "".join(rule["annotations"].values())))
-    kept = Query(rule["expr"]).grouped or {*SCRAPED_LABELS}
-    assert told <= kept | ({"instance"} if rule["alert"] == "GatewayGone" else set())
-
-
-def test_alerts_have_names_of_their_own_and_their_examples_are_of_them() -> None:
-    names = [rule["alert"] for rule in alerts()]
-    assert len(set(names)) == len(names)
-    examples = yaml.safe_load((DEPLOY / "prometheus" / "alerts.test.yaml").read_text())
-    tried = {one["alertname"] for test in examples["tests"] for one in test["alert_rule_test"]}
-    assert tried
-    assert tried <= set(names)
-
-
-def test_the_example_of_a_scrape_asks_every_gateway_itself() -> None:
-    (job,) = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yaml").read_text())["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"{name}:8000" for name in gateways()]}]
-    assert job["metrics_path"] in {route.path for route in health_routes}
-
-
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
-    panels = dashboard()["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert not cells & taken, panel["title"]
-        assert max(x for x, _ in cells) < 24
-        taken |= cells
-
-
-def test_panels_ask_the_data_source_that_was_chosen() -> None:
-    variables = {variable["name"] for variable in dashboard()["templating"]["list"]}
-    for panel in dashboard()["panels"]:
-        if panel["type"] == "row":
-            continue
-        assert panel["title"]
-        assert panel["targets"]
-        for target in panel["targets"]:
-            assert target["datasource"]["uid"] == "${datasource}"
-            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {"__rate_interval"}
 
 
 def test_the_catalog_names_the_provider_keys_of_the_examples() -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-_KEPT_OUT = ("GATEWAY_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "FAL_", "OLLAMA_")
+_KEPT_OUT = ("GATEWAY_", "OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "FAL_", "OLLAMA_", "PYTHONDONTWRITEBYTECODE")
+"""The last one would have each of hundreds of processes compile the gateway anew, which doubles the time of its start."""
 
 
 def inherited() -> dict[str, str]:
-    """The environment without settings and provider keys of whoever runs the tests."""
+    """The environment without settings and provider keys of whoever runs the tests, and with compiled modules kept."""
     everything = os.environ  # noqa: TID251 - a child process needs PATH and what coverage put there
     return {name: value for name, value in everything.items() if not name.startswith(_KEPT_OUT)}
 

@@ -1,0 +1,1 @@
+"""deploy/prometheus and deploy/grafana, against what they are written for: `/metrics`, PromQL, Prometheus and Grafana."""
