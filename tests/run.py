@@ -1,4 +1,4 @@
-"""`python -m tests.run [--coverage] [pytest arguments]`: every test, in two processes.
+"""`python -m tests.run [--coverage] [pytest arguments]`: every test, in one process more than the machine has cores.
 
 It makes the client environments, and brings the servers, the browser and, where it can be had, promtool, when the chosen tests may
 need them; the tests start their gateways, upstreams and servers themselves. What cannot be made fails the tests that want it and no
@@ -9,6 +9,7 @@ a third longer; the report is printed whatever the code is.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,9 @@ from tests.monitoring import provision as monitoring
 from tests.rig.environment import REPOSITORY, inherited
 from tests.servers import provision
 
-_PROCESSES = ["-n", "2", "--dist", "worksteal"]
+_CORES_MAX = 7
+_PROCESSES = ["-n", str(min(os.cpu_count() or 1, _CORES_MAX) + 1), "--dist", "worksteal"]
+"""One more than cores: there is always a test that waits."""
 _AGAIN_MAX = 10
 """More failures than this are no accident."""
 _LAST_FAILED = REPOSITORY / ".pytest_cache" / "v" / "cache" / "lastfailed"

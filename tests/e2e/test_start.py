@@ -163,7 +163,7 @@ async def test_a_single_process_has_nothing_to_replace_and_goes_on(gateway: Gate
 
 
 async def test_the_start_connects_to_nothing(upstream: Upstream, tmp_path: Path) -> None:
-    gateway = Gateway(tmp_path, upstream)
+    gateway = Gateway(tmp_path, upstream, is_cold=True)
     try:
         before = upstream.connections
         gateway.start()

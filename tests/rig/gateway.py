@@ -8,24 +8,26 @@ import csv
 import io
 import itertools
 import json
+import os
 import signal
 import socket
 import sqlite3
 import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from tests.rig.catalog import PLANS, catalog
 from tests.rig.client import Answer, Connection, connect, exchange, request_bytes
-from tests.rig.environment import REPOSITORY, inherited
+from tests.rig.environment import inherited
 from tests.rig.upstream import Script, Upstream
 from tests.rig.waiting import PATIENCE_S, eventually
+from tests.rig.warm import WarmProcess, begin_gateway
 
 CHAT = "/v1/chat/completions"
 PROMPT_CANARY = "prompt-canary-5f1c"
@@ -48,6 +50,11 @@ class Key:
         return self.key.split("-", 3)[3]
 
 
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,7 +62,10 @@ def free_port() -> int:
 
 
 class Gateway:
-    """One data folder and the process that serves it; `start()` after a `kill9()` serves the same folder again."""
+    """One data folder and the process that serves it; `start()` after a `kill9()` serves the same folder again.
+
+    The process begins in a warm interpreter (`tests.rig.warm`), or by itself where `is_cold`.
+    """
 
     def __init__(
         self,
@@ -65,6 +75,7 @@ class Gateway:
         settings: Mapping[str, object] | None = None,
         models: str = "",
         plans: str = PLANS,
+        is_cold: bool = False,
     ) -> None:
         self.folder = folder
         self.upstream = upstream
@@ -72,11 +83,12 @@ class Gateway:
         self.admin_key = f"admin-canary-{folder.name}-0123456789abcdef"
         self.provider_key = "sk-provider-canary-0123456789abcdef"
         self.data_dir = folder / "data"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: WarmProcess | subprocess.Popen[bytes] | None = None
         self.keys: list[Key] = []
         (folder / "pricing.toml").write_text(catalog(upstream.base_url, free_port()) + models)
         (folder / "plans.toml").write_text(plans)
         self._settings = {"HOLD_TIMEOUT_S": "600", "GONE_GRACE_S": "0.3", **(settings or {})}
+        self._is_cold = is_cold
         self._admin = httpx.Client(trust_env=False, timeout=PATIENCE_S)
 
     # The process
@@ -107,15 +119,13 @@ class Gateway:
     def launch(self) -> None:
         """Starts the process and waits for nothing."""
         assert self.process is None, "the gateway is already running"
-        with (self.folder / "stdout").open("ab") as stdout, (self.folder / "stderr").open("ab") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve"],
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
+        with (
+            (self.folder / "stdout").open("ab") as stdout,
+            (self.folder / "stderr").open("ab") as stderr,
+            Path(os.devnull).open("rb") as nothing,
+        ):
+            streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
+            self.process = begin_gateway(["serve"], self.environment, *streams, is_cold=self._is_cold)
 
     def _is_ready_or_dead(self) -> bool:
         assert self.process is not None
@@ -154,7 +164,7 @@ class Gateway:
             self.kill9()
         self._admin.close()
 
-    def _running(self) -> "subprocess.Popen[bytes]":
+    def _running(self) -> "WarmProcess | subprocess.Popen[bytes]":
         assert self.process is not None, "the gateway is not running"
         return self.process
 
@@ -175,16 +185,18 @@ class Gateway:
 
     def cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`python -m gateway ARGUMENTS` in the same environment."""
-        return subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments],
-            cwd=REPOSITORY,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_CLI_WITHIN_S,
-            check=False,
-        )
+        with (
+            Path(os.devnull).open("rb") as nothing,
+            tempfile.TemporaryFile() as stdout,
+            tempfile.TemporaryFile() as stderr,
+        ):
+            process = begin_gateway(arguments, self.environment, nothing.fileno(), stdout.fileno(), stderr.fileno())
+            try:
+                code = process.wait(_CLI_WITHIN_S)
+            finally:
+                process.kill()
+            said = [_text(stream) for stream in (stdout, stderr)]
+        return subprocess.CompletedProcess(process.args, code, *said)
 
     # The admin's side
 
