@@ -1,5 +1,5 @@
-"""What the program has, the README and docs/ have: settings, endpoints, headers, error codes, policies, plans, commands, notices,
-metrics."""
+"""What the program has, the README and docs/ have: endpoints, headers, error codes, policies, plans, commands, notices. Settings and
+metrics have tests of their own."""
 
 import ast
 import re
@@ -21,7 +21,6 @@ from gateway.cache.base import Kind as CacheKind
 from gateway.cache.responses import _WORDS as CACHE_WISHES
 from gateway.catalog import load_catalog
 from gateway.cli import app as cli
-from gateway.config import Settings
 from gateway.endpoints import assets, health
 from gateway.endpoints.admin import admin_routes
 from gateway.endpoints.responses import Responses
@@ -29,7 +28,6 @@ from gateway.estimating import READERS
 from gateway.ledger.entry_json import ENTRY_FIELDS
 from gateway.ledger.late_settles import LATE_SETTLE
 from gateway.ledger.records import Kind, Outcome, UsageSource
-from gateway.metrics import Metrics
 from gateway.notices.base import Kind as NoticeKind
 from gateway.notices.words import _SUBJECTS
 from gateway.plans import load_plans, plan_to_json
@@ -58,11 +56,17 @@ DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob
 SOURCES = [path for package in ("gateway", "policies") for path in (ROOT / package).rglob("*.py")]
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All of a source; many questions are asked of each."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def error_codes() -> set[str]:
     """Every literal passed as `code=`, set as a class's `code`, or given first to `Deny`."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             values: list[ast.expr] = []
             if isinstance(node, ast.Call):
                 values = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
@@ -114,7 +118,7 @@ def headers() -> set[str]:
     """Every header of ours that the sources name, and of others' those with a meaning here; whoever sends it."""
     found = set()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
                 text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
                 if _OWN_HEADER.fullmatch(text) or text in _OTHER_HEADERS:
@@ -125,7 +129,7 @@ def headers() -> set[str]:
 def nodes(*packages: str) -> Iterator[ast.AST]:
     for package in packages:
         for path in (ROOT / package).rglob("*.py"):
-            yield from ast.walk(ast.parse(path.read_text()))
+            yield from nodes_of(path)
 
 
 def log_events() -> set[str]:
@@ -147,11 +151,11 @@ def flags() -> set[str]:
     has for its values is none. And the one of corrections, which have no other."""
     found = {LATE_SETTLE}
     for path in SOURCES:
-        tree = ast.parse(path.read_text())
-        if not any(isinstance(node, ast.Name) and node.id.endswith("flags") for node in ast.walk(tree)):
+        found_here = nodes_of(path)
+        if not any(isinstance(node, ast.Name) and node.id.endswith("flags") for node in found_here):
             continue
-        values = {id(value) for node in ast.walk(tree) if isinstance(node, ast.Dict) for value in node.values}
-        for node in ast.walk(tree):
+        values = {id(value) for node in found_here if isinstance(node, ast.Dict) for value in node.values}
+        for node in found_here:
             if isinstance(node, ast.Tuple) and id(node) not in values:
                 own = [part for part in node.elts if not isinstance(part, ast.Starred)]
                 if len(own) == 1 and isinstance(own[0], ast.Constant) and isinstance(own[0].value, str):
@@ -169,17 +173,11 @@ def cache_answers() -> set[str]:
     return {word.decode() for word in found}
 
 
-def metrics() -> set[tuple[str, str]]:
-    """Name and kind, as a scrape has them."""
-    text = Metrics(calls_in_flight=lambda: 0, is_ready=lambda: True).render().decode()
-    return set(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-
-
 def notice_figures() -> set[str]:
     """The names under which notices have their figures; money is `used_*` for `used_nano_usd` and `used_usd`."""
     found = set()
     for module in ("gateway/notices/words.py", "gateway/anomalies/words.py"):
-        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+        for node in nodes_of(ROOT / module):
             if isinstance(node, ast.Dict):
                 found |= {
                     key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
@@ -208,11 +206,6 @@ def commands() -> set[str]:
 
 def test_the_search_finds_the_codes_it_should() -> None:
     assert {"invalid_api_key", "insufficient_quota", "unpriced_model", "shutting_down"} <= error_codes()
-
-
-@pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_documented(name: str) -> None:
-    assert f"`GATEWAY_{name.upper()}`" in README
 
 
 @pytest.mark.parametrize("code", sorted(error_codes()))
@@ -295,16 +288,6 @@ def test_no_documented_kind_of_notice_is_gone() -> None:
 @pytest.mark.parametrize("figure", sorted(notice_figures() | {f"{name}_calls" for name in FIGURES}))
 def test_every_figure_of_a_notice_is_documented(figure: str) -> None:
     assert f"`{figure}`" in "".join(kinds_told().values())
-
-
-@pytest.mark.parametrize(("name", "kind"), sorted(metrics()))
-def test_every_metric_is_documented(name: str, kind: str) -> None:
-    assert f"| `{name}` | {kind} |" in LEDGER
-
-
-def test_no_documented_metric_is_gone() -> None:
-    section = LEDGER.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)` \| (\w+) \|", section, re.MULTILINE)) == metrics()
 
 
 def test_the_searches_find_the_flags_events_and_headers_they_should() -> None:
@@ -455,8 +438,9 @@ def test_every_number_in_the_table_is_a_test_and_every_test_is_in_the_table() ->
 @pytest.mark.parametrize("name", sorted(set(evidence().values())))
 def test_every_test_the_table_names_exists(name: str) -> None:
     path, _, function = name.partition("::")
-    tree = ast.parse((ROOT / path).read_text())
-    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert function in {
+        node.name for node in nodes_of(ROOT / path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
 
 
 def test_every_client_has_its_tests_and_every_file_of_tests_its_client() -> None:

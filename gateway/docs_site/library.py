@@ -10,7 +10,7 @@ GROUPS = (
     ("Begin", ("readme", "quick-start", "sdks", "migrate-from-litellm")),
     ("Money", ("limits-and-money", "how-a-call-is-charged", "saving-money", "downgrade", "caching")),
     ("People", ("dashboard", "admins", "notices")),
-    ("Run it", ("deploy", "scaling", "stores", "backup", "security")),
+    ("Run it", ("deploy", "settings", "metrics", "scaling", "stores", "backup", "security")),
     ("Reference", ("endpoints", "errors", "policies", "plans", "pricing", "providers", "repeats", "ledger")),
 )
 """Headings of the navigation and the pages below them. A page that is named nowhere comes last."""

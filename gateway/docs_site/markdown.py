@@ -23,6 +23,8 @@ _NO_WORD = re.compile(r"[^\w\- ]")
 _FOLD = re.compile(r"<details>\s*<summary>(.*)</summary>", re.DOTALL)
 _FOLD_END = "</details>"
 _SUMMARY_CHARS_MAX = 200
+_SUMMARY_CHARS_MIN = 40
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _INDEXED_CHARS_MAX = 4_000
 """Of a section; the rest of a long table is found by its page."""
 
@@ -86,12 +88,18 @@ def _sections(tokens: Sequence[Token], headings: Sequence[tuple[int, int, str, s
 
 
 def _summary(tokens: Sequence[Token]) -> str:
-    for before, token in pairwise(tokens):
-        if before.type == "paragraph_open":
-            text = _words(token)
-            first = re.split(r"(?<=[.:])\s", text, maxsplit=1)[0]
-            return first if len(first) <= _SUMMARY_CHARS_MAX else f"{first[:_SUMMARY_CHARS_MAX].rpartition(' ')[0]} ..."
-    return ""
+    """The first sentences, as many as say something; one that leads to what follows below it says nothing by itself."""
+    paragraphs = [_words(token) for before, token in pairwise(tokens) if before.type == "paragraph_open"]
+    sentences = [each for text in paragraphs for each in _SENTENCE_END.split(text.strip()) if each]
+    said = ""
+    for sentence in sentences:
+        if len(said) >= _SUMMARY_CHARS_MIN:
+            break
+        if not sentence.endswith(":"):
+            said = f"{said} {sentence}".strip()
+    return (
+        said if len(said) <= _SUMMARY_CHARS_MAX else f"{said[:_SUMMARY_CHARS_MAX].rpartition(' ')[0].rstrip(',;:')} …"
+    )
 
 
 def _plain(tokens: Sequence[Token]) -> str:

@@ -136,4 +136,8 @@ def _api_index(groups: Sequence[Any]) -> list[tuple[str, str, str, str]]:
 def _around(text: str, word: str) -> str:
     at = max(text.lower().find(word), 0)
     begin, end = max(at - _AROUND_CHARS, 0), at + 2 * _AROUND_CHARS
-    return f"{'... ' if begin else ''}{text[begin:end]}{' ...' if end < len(text) else ''}"
+    if begin:  # words are not cut; one that is longer than what is shown is
+        begin = text.find(" ", begin, at) + 1 or begin
+    if end < len(text):
+        end = max(text.rfind(" ", at + len(word), end), 0) or end
+    return f"{'… ' if begin else ''}{text[begin:end]}{' …' if end < len(text) else ''}"

@@ -16,6 +16,7 @@ from tests.rig.environment import REPOSITORY, inherited
 from tests.rig.gateway import Gateway, free_port
 from tests.rig.upstream import Upstream
 from tests.rig.waiting import PATIENCE_S, eventually
+from tests.rig.warm import warm_command
 
 EXAMPLES = REPOSITORY / "examples"
 README = (EXAMPLES / "README.md").read_text()
@@ -101,7 +102,11 @@ def command(name: str, packages: Path) -> list[str]:
     if name.endswith(".mjs"):
         (packages / name).write_bytes((EXAMPLES / name).read_bytes())
         return [str(environments.node()), "--import", str(packages / "only_local.mjs"), str(packages / name)]
-    return [str(environments.python_of(FAMILIES.get(name, "openai3"))), str(EXAMPLES / name)]
+    family = FAMILIES.get(name, "openai3")
+    python = environments.python_of(family)
+    if family == "openai3":
+        return warm_command(python, EXAMPLES / name)
+    return [str(python), str(EXAMPLES / name)]
 
 
 @pytest.mark.parametrize("name", ENDING)

@@ -1,6 +1,6 @@
-"""Commands of the pages that cannot be run here: the one list of them, each with its reason and with what is checked instead.
+"""Commands of the pages that are not typed as they stand: the one list of them, each with its reason and with what is checked instead.
 
-Whatever is in no row of `ELSEWHERE` is run.
+Whatever is in no row of `ELSEWHERE` is run. Those that name PostgreSQL and Redis are typed in `test_servers`, with servers of the tests.
 """
 
 import ast
@@ -141,9 +141,9 @@ ELSEWHERE = (
         "is the suite, or installs",
         _faults_of_make,
     ),
-    Elsewhere(r"postgresql://|rediss?://", "names servers of the reader's own", _faults_of_everything),
+    Elsewhere(r"postgresql://|rediss?://", "names servers: see test_servers", _faults_of_everything),
     Elsewhere(r"perf_counter", "measures a machine, at a date that is told", _faults_of_python),
-    Elsewhere(r"\bgateway db copy\b", "wants a PostgreSQL of the reader's own", _faults_of_everything),
+    Elsewhere(r"\bgateway db copy\b", "wants a PostgreSQL: see test_servers", _faults_of_everything),
     Elsewhere(
         r"https?://(?!127\.0\.0\.1|localhost)[\w-]+\.", "names a machine of the reader's own", _faults_of_everything
     ),

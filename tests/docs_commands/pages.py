@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from tests.rig.environment import REPOSITORY
 
@@ -146,6 +146,7 @@ def _blocks(page: str, text: str) -> Iterator[Block]:
         index, is_right_below = end + 1, True
 
 
+@cache
 def _is_complete(command: str) -> bool:
     """Whether a shell would not ask for another line."""
     if command.endswith("\\"):

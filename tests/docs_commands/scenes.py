@@ -25,7 +25,19 @@ _USUAL_CALLS = "37 41 36 44 40 39 43 52 38 40 42 35 41 40 45 37 40 39 46 33 40 4
 
 SHARING = frozenset(
     f"docs/{name}.md"
-    for name in ("admins", "downgrade", "endpoints", "errors", "limits-and-money", "repeats", "sdks", "security")
+    for name in (
+        *(
+            "admins",
+            "downgrade",
+            "endpoints",
+            "errors",
+            "limits-and-money",
+            "metrics",
+            "migrate-from-litellm",
+            "repeats",
+        ),
+        *("sdks", "security"),
+    )
 )
 """Pages that show nothing of what others may have done, and so are read one after the other with one gateway."""
 

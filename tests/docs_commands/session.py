@@ -10,6 +10,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +20,11 @@ from tests.clients import environments
 from tests.rig.environment import REPOSITORY, inherited
 from tests.rig.gateway import free_port
 from tests.rig.waiting import eventually
+from tests.rig.warm import warm_command
 
 __all__ = ["Session"]
 
 _LINKED = (
-    ".venv",
     "Makefile",
     "pricing.toml",
     "pyproject.toml",
@@ -51,7 +52,6 @@ class Session:
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.ports = {port: free_port() for port in _PORTS}
-        self.first_run = ""
         self.key = self.admin_key = ""
         self.status = 0
         """What the latest command ended with."""
@@ -67,7 +67,7 @@ class Session:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        self._type(_SETUP)
+        self.type(_SETUP)
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +77,7 @@ class Session:
 
     # What a reader does
 
-    def serve(self, command: str = "make run") -> str:
+    def serve(self, command: str = ".venv/bin/gateway serve") -> str:
         """What a gateway prints until it serves; one that ran before is stopped."""
         self.stop()
         self.status = 0
@@ -86,29 +86,29 @@ class Session:
         eventually(lambda: self._is_ready_or_over(out), f"{command} to serve", _READY_WITHIN_S)
         printed = out.read_text()
         self._keep_keys(printed)
-        self.first_run = self.first_run or printed
         return self.as_shown(printed[: _end_of_line(printed, _READY)])
 
     def run(self, command: str) -> str:
         """What `command` prints."""
         if _SERVES.search(command):
-            return self._served(command)
+            return self.serve(command)
         if _AT_REST.search(command):
             self.stop()
-        elif not self._serving:
-            self.serve()
+        else:
+            self._see_that_it_serves()
         self.status, printed = self._typed(self.real(command))
         if found := _REQUEST_ID.findall(printed):
-            self._type(f"export REQUEST_ID={found[-1]}")
+            self.type(f"export REQUEST_ID={found[-1]}")
         return self.as_shown(printed)
 
     def program(self, name: str, text: str, interpreter: str) -> str:
         """What a program prints. One that serves goes on until the session ends, and has printed nothing yet."""
+        self._see_that_it_serves()
         file = self.folder / name
         file.write_text(self.real(text))
-        command = f"{interpreter} {shlex.quote(name)}"
         if "serve_forever" not in text:
-            return self.run(command)
+            return self.run(_begin(interpreter, name))
+        command = f"{interpreter} {shlex.quote(name)}"
         self.status = 0
         self._others.append(self._in_background(f"PYTHONUNBUFFERED=1 {command}", self.folder / f"{name}.out"))
         ports = [real for port, real in self.ports.items() if str(port) in text]
@@ -125,7 +125,7 @@ class Session:
 
     def begin_page(self) -> None:
         """Another page: the keys are those of the first run again."""
-        self._type(f"export KEY={shlex.quote(self.key)} ADMIN_KEY={shlex.quote(self.admin_key)}; unset REQUEST_ID")
+        self.type(f"export KEY={shlex.quote(self.key)} ADMIN_KEY={shlex.quote(self.admin_key)}; unset REQUEST_ID")
 
     def stop(self) -> None:
         """Ends the gateway, if one runs, as an operator would."""
@@ -152,7 +152,7 @@ class Session:
         for written, key in (("sk-gwadmin-...", self.admin_key), ("sk-gw-...", self.key)):
             text = text.replace(written, key)
         if "whsec_..." in text:
-            text = text.replace("whsec_...", self._type(".venv/bin/gateway notices secret").strip())
+            text = text.replace("whsec_...", self.type(".venv/bin/gateway notices secret").strip())
         return text
 
     def as_shown(self, text: str) -> str:
@@ -164,8 +164,23 @@ class Session:
     # Inner steps
 
     def _lay_out(self) -> None:
+        """With a `gateway` that begins in an interpreter which has imported it already."""
         for name in _LINKED:
             (self.folder / name).symlink_to(REPOSITORY / name)
+        theirs = self.folder / ".venv" / "bin"
+        theirs.mkdir(parents=True)
+        real = REPOSITORY / ".venv"
+        for path in [*real.iterdir(), *(real / "bin").iterdir()]:
+            if path.name not in ("bin", "gateway"):
+                (self.folder / ".venv" / path.relative_to(real)).symlink_to(path)
+        gateway = theirs / "gateway"
+        begin = shlex.join(warm_command(real / "bin" / "python", real / "bin" / "gateway", "gateway"))
+        gateway.write_text(f'#!/bin/sh\nexec {begin} "$@"\n')
+        gateway.chmod(0o755)
+
+    def _see_that_it_serves(self) -> None:
+        if not self._serving:
+            self.serve()
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         named = {f"GATEWAY_{name}": self.real(value) for name, value in settings.items()}
@@ -184,27 +199,19 @@ class Session:
             **named,
         }
 
-    def _served(self, command: str) -> str:
-        """A gateway that is fresh and as it is by default does for the first one of a page, too."""
-        is_plain = not re.search(r"\w+=|--", command)
-        self.status = 0
-        if self._serving and is_plain and self.first_run:
-            return self.as_shown(self.first_run[: _end_of_line(self.first_run, _READY)])
-        return self.serve(command)
-
     def _keep_keys(self, printed: str) -> None:
         for name, pattern in (("key", r"\bsk-gw-\S+"), ("admin_key", r"\bsk-gwadmin-\S+")):
             if found := re.search(pattern, printed):
                 value = found[0].rstrip('"')
                 setattr(self, name, value)
-                self._type(f"export {name.upper()}={shlex.quote(value)}")
+                self.type(f"export {name.upper()}={shlex.quote(value)}")
 
     def _in_background(self, command: str, out: Path) -> int:
         """The process group in which `command` runs on."""
         script = self.folder / f"{out.name}.sh"
         script.write_text(command + "\n")
         out.write_text("")
-        printed = self._type(f"( trap : TERM; . ./{script.name} ) </dev/null >{shlex.quote(out.name)} 2>&1 & echo $!")
+        printed = self.type(f"( trap : TERM; . ./{script.name} ) </dev/null >{shlex.quote(out.name)} 2>&1 & echo $!")
         return int(printed)
 
     def _is_ready_or_over(self, out: Path) -> bool:
@@ -212,8 +219,8 @@ class Session:
         assert _is_alive(self._serving), f"the gateway ended:\n{printed[-4000:]}"
         return _READY.search(printed) is not None
 
-    def _type(self, command: str) -> str:
-        """What the shell printed for a command of ours."""
+    def type(self, command: str) -> str:
+        """What the shell printed for a command that must end well, whether or not a gateway runs."""
         status, printed = self._typed(command)
         assert status == 0, f"{command!r} ended with {status}:\n{printed[-4000:]}"
         return printed
@@ -231,6 +238,13 @@ class Session:
         status = os.read(self._shell.stdout.fileno(), 64)
         assert status, f"{command!r} ended the shell"
         return int(status), out.read_text(errors="replace")
+
+
+def _begin(interpreter: str, name: str) -> str:
+    """How a program is started: in a warm interpreter, where many are of that one."""
+    if Path(interpreter) in (environments.python_of("openai3"), Path(sys.executable)):
+        return shlex.join(warm_command(Path(interpreter), name))
+    return f"{interpreter} {shlex.quote(name)}"
 
 
 def _end_of_line(text: str, pattern: re.Pattern[str]) -> int:

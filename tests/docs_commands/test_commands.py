@@ -127,7 +127,6 @@ class Reader:
         folder.mkdir()
         session = self._open.enter_context(Session(folder, scene.settings))
         scene.begin(session)
-        session.serve()
         return session
 
     def _typed(self, session: Session, block: Block) -> Iterator[str]:

@@ -10,8 +10,8 @@ import yaml  # type: ignore[import-untyped]
 from tests.rig.environment import REPOSITORY
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
-ALERTS = PROMETHEUS / "alerts.yaml"
-EXAMPLES = PROMETHEUS / "alerts.test.yaml"
+ALERTS = PROMETHEUS / "alerts.yml"
+EXAMPLES = PROMETHEUS / "alerts.test.yml"
 SCRAPE = PROMETHEUS / "scrape.yaml"
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboard.json"
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))

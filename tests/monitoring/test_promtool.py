@@ -84,11 +84,11 @@ def test_promtool_takes_the_rules_their_examples_and_the_scrape(capsys: pytest.C
 @pytest.mark.parametrize(
     ("name", "told", "untold"),
     [
-        pytest.param("alerts.yaml", "rules:", "rule:", id="field"),
-        pytest.param("alerts.yaml", "sum by (job)", "sum by job", id="expression"),
-        pytest.param("alerts.yaml", "| humanizePercentage", "| humanisePercentage", id="function-of-a-text"),
-        pytest.param("alerts.yaml", "/ 1e9 > 200", "/ 1e9 > 2000", id="threshold"),
-        pytest.param("alerts.yaml", "for: 1m", "for: 1 m", id="duration"),
+        pytest.param("alerts.yml", "rules:", "rule:", id="field"),
+        pytest.param("alerts.yml", "sum by (job)", "sum by job", id="expression"),
+        pytest.param("alerts.yml", "| humanizePercentage", "| humanisePercentage", id="function-of-a-text"),
+        pytest.param("alerts.yml", "/ 1e9 > 200", "/ 1e9 > 2000", id="threshold"),
+        pytest.param("alerts.yml", "for: 1m", "for: 1 m", id="duration"),
         pytest.param("scrape.yaml", "scrape_interval:", "scrape_intervall:", id="scrape"),
     ],
 )

@@ -38,7 +38,7 @@ COMMAND = "python -m tests.servers.provision"
 OLDEST = {"Redis": (7, 0), "PostgreSQL": (15, 0)}
 """Oldest acceptable versions, as (major, minor). Valkey's own numbers begin at 7.2, where it left Redis."""
 
-_USERS = (HERE, HERE.parent / "counters", HERE.parent / "ledger", HERE.parent / "e2e")
+_USERS = (HERE, *(HERE.parent / name for name in ("counters", "docs_commands", "e2e", "ledger")))
 """Folders of tests that start a server."""
 _LOCK = HERE / "requirements.lock"
 _DEBIAN = Path("/usr/lib/postgresql")
