@@ -131,14 +131,21 @@ class Accounts:
         }
 
     async def list_creators(
-        self, *, limit: int = PAGE_ROWS_DEFAULT, cursor: str | None = None, plan: str | None = None
+        self,
+        *,
+        limit: int = PAGE_ROWS_DEFAULT,
+        cursor: str | None = None,
+        plan: str | None = None,
+        ids: Sequence[str] | None = None,
     ) -> Page:
-        """Creators by id. `cursor` is the last page's `next_cursor`."""
+        """Creators by id, all or those of `ids`. `cursor` is the last page's `next_cursor`."""
         query = select(creators).where(creators.c.deleted_at.is_(None)).order_by(creators.c.id).limit(limit + 1)
         if cursor is not None:
             query = query.where(creators.c.id > cursor)
         if plan is not None:
             query = query.where(creators.c.plan == plan)
+        if ids is not None:
+            query = query.where(creators.c.id.in_(ids))
         rows = await self._database.fetch_all(query)
         return page_json(rows, limit, creator_json, lambda row: str(row["id"]))
 
@@ -220,18 +227,20 @@ class Accounts:
         overrides: Mapping[str, Any] | None = None,
         scopes: Sequence[str] = (),
         default_plan: str | None = None,
+        id: str | None = None,
     ) -> dict[str, Any]:
         """The new key, with its text under `key`: the only time it is told. `models` None allows every model.
 
         `default_plan` is for keys with the scope `act_for`: creators they name who are not known are made, on that plan.
-        Under `warnings` stand limits of the key that its creator's make pointless.
+        Under `warnings` stand limits of the key that its creator's make pointless. `id` is the public id it gets: asked for
+        twice, one key is made, and the second time is a `RequestError` (409 `key_exists`).
         """
         if default_plan is not None:
             self._check_default_plan(default_plan, scopes)
         with_key_overrides(self._plans[self.default_plan], overrides or {})
         # Before the key is made: nothing may fail between that and telling it.
         warnings = await self._key_warnings(creator, overrides or {}, scopes)
-        key = make_key(VIRTUAL_KEY_PREFIX)
+        key = make_key(VIRTUAL_KEY_PREFIX, id)
         statement = statements.insert_key(
             key,
             self._secrets.digest("virtual-keys", key.text),
@@ -244,7 +253,10 @@ class Accounts:
             expires_at=self._expiry_ms(expires_at, expires_in_s),
             default_plan=default_plan,
         )
-        (rows,) = await self._commit(statement)
+        try:
+            (rows,) = await self._commit(statement)
+        except Conflict as exc:
+            raise _made_before() from exc
         if not rows:
             raise _no_creator()
         return _told_once(key, key_json(rows[0], self._now_ms())) | {"warnings": warnings}
@@ -286,21 +298,29 @@ class Accounts:
             await self._raise_why_not(id, "This key is revoked: it can be neither paused nor resumed.")
         return key_json(rows[0], self._now_ms())
 
-    async def rotate_key(self, id: str, *, grace_s: int = GRACE_S_DEFAULT) -> dict[str, Any]:
+    async def rotate_key(self, id: str, *, grace_s: int = GRACE_S_DEFAULT, new_id: str | None = None) -> dict[str, Any]:
         """A new key with all that the old one had but its text; the old one ends in `grace_s` seconds. The key that takes
-        the place of a paused one is paused.
+        the place of a paused one is paused. `new_id` is the public id that it gets.
 
-        Raises `RequestError` 409 when the old key is revoked, expired or was replaced before.
+        Raises `RequestError` 409 when the old key is revoked, expired or was replaced before; `key_exists` when there is a
+        key with the new id.
         """
-        key = make_key(VIRTUAL_KEY_PREFIX)
+        key = make_key(VIRTUAL_KEY_PREFIX, new_id)
         now = self._now_ms()
         digest = self._secrets.digest("virtual-keys", key.text)
-        new_rows, old_rows = await self._commit(
-            statements.insert_successor(key, digest, id, now),
-            statements.end_replaced(id, key.id, now + grace_s * 1000),
-            key_id=id,
-        )
+        if await self._is_key(key.id):
+            raise _made_before()
+        try:
+            new_rows, old_rows = await self._commit(
+                statements.insert_successor(key, digest, id, now),
+                statements.end_replaced(id, key.id, now + grace_s * 1000),
+                key_id=id,
+            )
+        except Conflict as exc:
+            raise _made_before() from exc
         if not new_rows:
+            if await self._is_key(key.id):
+                raise _made_before()  # by the same request, which came twice at once
             await self._raise_why_not(
                 id, "This key is revoked, expired or was replaced before; only a live key can be rotated."
             )
@@ -311,10 +331,14 @@ class Accounts:
 
     # Admin keys and the first run
 
-    async def create_admin_key(self, *, name: str = "", role: Role = "owner") -> dict[str, Any]:
-        """A new admin key, with its text under `key`: the only time it is told. `name` is that of whoever gets it."""
-        key = make_key(ADMIN_KEY_PREFIX)
-        ((row,),) = await self._commit(self._insert_admin_key(key, name, role))
+    async def create_admin_key(self, *, name: str = "", role: Role = "owner", id: str | None = None) -> dict[str, Any]:
+        """A new admin key, with its text under `key`: the only time it is told. `name` is that of whoever gets it. Raises
+        `RequestError` (409 `key_exists`) where there is one with this `id`."""
+        key = make_key(ADMIN_KEY_PREFIX, id)
+        try:
+            ((row,),) = await self._commit(self._insert_admin_key(key, name, role))
+        except Conflict as exc:
+            raise _made_before() from exc
         return _told_once(key, admin_key_json(row))
 
     async def list_admin_keys(self) -> Page:
@@ -464,9 +488,12 @@ class Accounts:
 
     async def _raise_why_not(self, key_id: str, reason: str) -> NoReturn:
         """404 for a key that is none, 409 with `reason` for one that is."""
-        if await self._database.fetch_one(select(virtual_keys.c.id).where(virtual_keys.c.id == key_id)) is None:
+        if not await self._is_key(key_id):
             raise _no_key()
         raise RequestError(reason, status=409, code="key_not_live")
+
+    async def _is_key(self, id: str) -> bool:
+        return await self._database.fetch_one(select(virtual_keys.c.id).where(virtual_keys.c.id == id)) is not None
 
     async def _key_warnings(self, creator: str, overrides: Mapping[str, Any], scopes: Sequence[str]) -> list[str]:
         """A service key's limits span many creators, so that those of its own say nothing about them."""
@@ -531,3 +558,12 @@ def _no_creator() -> NotFound:
 
 def _no_key() -> NotFound:
     return NotFound("There is no key with this id.", code="key_not_found")
+
+
+def _made_before() -> RequestError:
+    return RequestError(
+        "There is a key with this id already: it was made before, and its text was told then. Nothing was made now.",
+        status=409,
+        code="key_exists",
+        param="id",
+    )

@@ -53,7 +53,7 @@ class AuditLog:
         """One row, durably, and also if the caller is cancelled meanwhile. Raises `StoreError`.
 
         `request_id` is one that the gateway made, for it joins the two rows of a request; `action` is a method and a route,
-        `target` what the route's braces stood for, such as `id=acme`; `details` is what may be kept of what was sent, which
+        `target` what it is done to, such as `id=acme`, and in the second row also what it made; `details` is what may be kept of what was sent, which
         above 4 kB of JSON is left out. `status` is that of the answer, 0 where there is none yet.
         """
         row = {
@@ -87,7 +87,7 @@ class AuditFilter(NamedTuple):
     action: str | None = None
     """All of it, or a part such as `DELETE ` or `/admin/keys`."""
     target: str | None = None
-    """All of it, or what one of the braces stood for."""
+    """All of it, or what stands behind one of its equals signs."""
 
 
 async def audit_page(database: Database, wanted: AuditFilter, *, limit: int, before: str | None = None) -> list[Row]:
@@ -120,8 +120,12 @@ def _query(wanted: AuditFilter, before: str | None) -> Select[Any]:
     is_answered = and_(done.c.request_id == first.request_id, done.c.phase == "done")
     was_asked = select(asked.c.id).where(asked.c.request_id == first.request_id, asked.c.phase == "asked").exists()
     status = case((first.phase == "done", first.status), (done.c.id.is_not(None), done.c.status), else_=null())
-    columns = [column for column in first if column.name not in {"phase", "status"}]
-    query = select(*columns, status.label("status")).select_from(audit_log.outerjoin(done, is_answered))
+    # What a request made is known when it was done, and no sooner.
+    target = func.coalesce(done.c.target, first.target)
+    columns = [column for column in first if column.name not in {"phase", "target", "status"}]
+    query = select(*columns, target.label("target"), status.label("status")).select_from(
+        audit_log.outerjoin(done, is_answered)
+    )
     query = query.where(*_conditions(wanted), or_(first.phase == "asked", ~was_asked))
     if before is not None:
         query = query.where(first.id < before)
@@ -139,9 +143,16 @@ def _conditions(wanted: AuditFilter) -> list[ColumnElement[bool]]:
     if wanted.action:
         found.append(_has(first.action, wanted.action))
     if wanted.target is not None:
-        named = _has("," + first.target + ",", f"={wanted.target},")
-        found.append(or_(first.target == wanted.target, named))
+        found.append(first.request_id.in_(_requests_about(wanted.target)))
     return found
+
+
+def _requests_about(target: str) -> Select[Any]:
+    """Ids of requests, out of an index that has nothing else in it: a tenth of the log is read."""
+    either = audit_log.alias("either").c
+    # The first of both says no to nearly all rows, and takes a tenth of the time of the second.
+    named = and_(_has(either.target, f"={target}"), _has("," + either.target + ",", f"={target},"))
+    return select(either.request_id).where(or_(either.target == target, named))
 
 
 def _has(text: ColumnElement[str], part: str) -> ColumnElement[bool]:

@@ -1,8 +1,12 @@
 """`gateway`: every command, and how what goes wrong is told: one line on stderr, no traceback, an exit code.
 
+With `--json` that line is JSON, as the API writes errors: `{"error": {"message", "type", "param", "code"}}`; `type` is then also
+`config_error` (settings and files that were named), `usage_error` (the command line) or `os_error`.
+
 Exit codes: 0 done, 1 the gateway refused or something is wrong, 2 a setting, a file or the command line is.
 """
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -96,18 +100,33 @@ app.add_typer(imports.app, name="import", rich_help_panel=_UPKEEP)
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command of `argv` (default: this process's arguments) and ends the process."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    as_json = "--json" in arguments
     try:
-        app(args=None if argv is None else list(argv), prog_name="gateway")
+        # People are told of a mistyped line in a frame, with what to try; that is typer's work, and no JSON.
+        code = app(args=arguments, prog_name="gateway", standalone_mode=not as_json)
     except ConfigError as exc:
-        _fail(str(exc), 2)
+        _fail(GatewayError(str(exc), type="config_error", code="config_error"), 2, as_json)
     except GatewayError as exc:
-        _fail(exc.message, 1)
+        _fail(exc, 1, as_json)
     except OSError as exc:
-        _fail(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc), 1)
-    sys.exit(0)
+        if exc.errno == errno.EPIPE:
+            # Whoever read the output has read enough.
+            sys.exit(1)
+        message = f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+        _fail(GatewayError(message, type="os_error", code="os_error"), 1, as_json)
+    except typer.Abort:
+        _fail(GatewayError("Aborted.", type="usage_error", code="aborted"), 1, as_json)
+    except typer.TyperException as exc:
+        error = GatewayError(exc.format_message(), type="usage_error", code="usage_error")
+        _fail(error, exc.exit_code, as_json)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    for line in message.splitlines() or ["failed"]:
-        typer.echo(f"gateway: {line}", err=True)
+def _fail(error: GatewayError, code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        typer.echo(error.body(), err=True)
+    else:
+        for line in error.message.splitlines() or ["failed"]:
+            typer.echo(f"gateway: {line}", err=True)
     sys.exit(code)

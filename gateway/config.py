@@ -8,9 +8,10 @@ import base64
 import binascii
 import os
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -276,12 +277,6 @@ class Settings(BaseSettings):
             raise ValueError("must be smtp://[user:password@]host[:port] or smtps://...")
         return value
 
-    @model_validator(mode="after")
-    def _mail_is_whole(self) -> "Settings":
-        if self.smtp_url is not None and not (self.mail_from and self.mail_to.strip(", ")):
-            raise ValueError("GATEWAY_SMTP_URL needs GATEWAY_MAIL_FROM and GATEWAY_MAIL_TO")
-        return self
-
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
@@ -291,23 +286,6 @@ class Settings(BaseSettings):
                 raise ValueError("must be sqlite:///path or postgresql://user:password@host[:port]/name")
         return value
 
-    @model_validator(mode="after")
-    def _shared_database_needs_a_secret(self) -> "Settings":
-        if self.postgres_url is not None and self.secret is None:
-            raise ValueError(
-                "GATEWAY_SECRET must be set with PostgreSQL, to the same value wherever the database is used"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _workers_share_their_stores(self) -> "Settings":
-        if self.workers > 1 and not self.has_shared_stores:
-            raise ValueError(
-                "GATEWAY_WORKERS (--workers) above 1 needs GATEWAY_DATABASE_URL=postgresql://... and GATEWAY_REDIS_URL: a "
-                "file of SQLite has one writer, and limits counted in memory would be multiplied by the number of processes"
-            )
-        return self
-
     @field_validator("redis_url")
     @classmethod
     def _redis_server(cls, value: SecretStr | None) -> SecretStr | None:
@@ -316,6 +294,24 @@ class Settings(BaseSettings):
             if not url.startswith("unix://") and not _has_host(url, ("redis", "rediss")):
                 raise ValueError("must be redis://host[:port][/number], rediss://... or unix://path")
         return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Settings":
+        if faults := list(self.misfits()):
+            raise ValueError("\n".join(faults))
+        return self
+
+    def misfits(self) -> Iterator[str]:
+        """What is wrong between settings that are each right."""
+        if self.smtp_url is not None and not (self.mail_from and self.mail_to.strip(", ")):
+            yield "GATEWAY_SMTP_URL needs GATEWAY_MAIL_FROM and GATEWAY_MAIL_TO"
+        if self.postgres_url is not None and self.secret is None:
+            yield "GATEWAY_SECRET must be set with PostgreSQL, to the same value wherever the database is used"
+        if self.workers > 1 and not self.has_shared_stores:
+            yield (
+                "GATEWAY_WORKERS (--workers) above 1 needs GATEWAY_DATABASE_URL=postgresql://... and GATEWAY_REDIS_URL: a "
+                "file of SQLite has one writer, and limits counted in memory would be multiplied by the number of processes"
+            )
 
     @property
     def database_path(self) -> Path:
@@ -343,12 +339,46 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
-        lines = []
-        for error in exc.errors():
-            name = "_".join(str(part) for part in error["loc"]).upper()
-            reason = error["msg"].removeprefix("Value error, ")
-            lines.append(f"GATEWAY_{name} {reason}" if name else reason)
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(_faults(exc))) from None
+
+
+class ExaminableSettings(NamedTuple):
+    """Settings for whoever looks for what is wrong with them. Nothing may be served or written with them."""
+
+    settings: Settings
+    """As they are, also where they do not fit together; those in `malformed` as if they were not set."""
+    malformed: frozenset[str]
+    faults: tuple[str, ...]
+    """What `load_settings` raises, line by line, and what else it would find once that is mended."""
+
+
+class _Unjoined(Settings):
+    """Each setting is checked, and not whether they fit together."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "_Unjoined":
+        return self
+
+
+def examinable_settings() -> ExaminableSettings:
+    """The settings of the environment with all that is wrong with them. Never raises."""
+    try:
+        return ExaminableSettings(Settings(), frozenset(), ())
+    except ValidationError as exc:
+        malformed = frozenset(str(error["loc"][0]) for error in exc.errors() if error["loc"])
+        faults = _faults(exc)
+    unset: dict[str, Any] = {name: Settings.model_fields[name].get_default() for name in malformed}
+    settings = _Unjoined(**unset)
+    return ExaminableSettings(settings, malformed, (*faults, *(settings.misfits() if malformed else ())))
+
+
+def _faults(exc: ValidationError) -> list[str]:
+    lines = []
+    for error in exc.errors():
+        name = "_".join(str(part) for part in error["loc"]).upper()
+        reason = error["msg"].removeprefix("Value error, ")
+        lines += [f"GATEWAY_{name} {reason}"] if name else reason.splitlines()
+    return lines
 
 
 def unknown_variables() -> list[str]:

@@ -239,16 +239,18 @@ def usd(amount: int, digits: int = NANO_DIGITS) -> str:
     return f"{sign}{whole}.{fraction:0{digits}d}".rstrip("0").rstrip(".")
 
 
-def price_shown(price: Price, variant: str, input_tokens: int = 0) -> dict[str, str]:
+def price_shown(price: Price, variant: str, input_tokens: int = 0) -> dict[str, str | int]:
     """The rates of a call with so long a prompt, of this service tier or for pieces of this kind, as people read them:
-    exact US dollars per million tokens or characters, per image and per second."""
+    exact US dollars per million tokens or characters, per image and per second. Rates for long prompts come with the number
+    of tokens above which they count, `long_prompt_above_input_tokens`."""
     row = price.at(input_tokens, variant)
     rates = {
         f"{name}_usd_per_mtok": usd(rate, RATE_DIGITS)
         for name in PRICE_FIELDS
         if (rate := getattr(row, name)) is not None
     }
-    return {"version": price.version, "variant": variant, **rates, **_piece_shown(price, variant)}
+    is_long = {} if row.above_input_tokens is None else {"long_prompt_above_input_tokens": row.above_input_tokens}
+    return {"version": price.version, "variant": variant, **rates, **is_long, **_piece_shown(price, variant)}
 
 
 def _piece_shown(price: Price, variant: str) -> dict[str, str]:

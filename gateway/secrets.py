@@ -99,9 +99,12 @@ class NewKey(NamedTuple):
         return f"NewKey(id={self.id!r})"
 
 
-def make_key(prefix: str) -> NewKey:
-    """`<prefix>-<12 public characters>-<48 secret ones>`, all of [A-Za-z0-9]: 285 bits nobody can guess."""
-    public = random_id()
+def make_key(prefix: str, id: str | None = None) -> NewKey:
+    """`<prefix>-<12 public characters>-<48 secret ones>`, all of [A-Za-z0-9]: 285 bits nobody can guess.
+
+    `id` are the public ones, if whoever asks for the key has chosen them.
+    """
+    public = random_id() if id is None else id
     return NewKey(public, f"{prefix}-{public}-{_random_text(_SECRET_CHARS)}")
 
 

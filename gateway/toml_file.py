@@ -39,7 +39,7 @@ class TomlFile:
         """Reads and parses `path`. Raises `ConfigError` if it cannot be read or is not TOML."""
         self.path = path
         self._faults: list[tuple[Where, str]] = []
-        self._text = _read(path)
+        self._text = read_text(path)
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text, parse_float=Decimal)
         except tomllib.TOMLDecodeError as exc:
@@ -161,16 +161,20 @@ class Table:
         return None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, *, bytes_max: int = FILE_BYTES_MAX) -> str:
+    """What stands in a file of settings, without the mark that some editors begin it with.
+
+    Raises `ConfigError` where it cannot be read, is larger than `bytes_max` or is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
+            raw = file.read(bytes_max + 1)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    if len(raw) > bytes_max:
+        raise ConfigError(f"{path}: larger than {bytes_max} bytes")
     try:
-        return raw.decode()
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
         raise ConfigError(f"{path}:{line}: not UTF-8") from None

@@ -77,7 +77,10 @@ async def test_a_change_is_asked_and_done_under_the_id_of_its_answer(world):
     assert {row["request_id"] for row in mine} == {answer.headers["x-request-id"]}
     (shown,) = await log(world, action="/keys")
     assert shown["action"] == "POST /admin/creators/{id}/keys"
-    assert (shown["target"], shown["status"], shown["address"]) == ("id=ada", 201, "192.0.2.1")
+    made = answer.json()["id"]
+    assert [row["target"] for row in mine] == ["id=ada", f"id=ada,key={made}"]
+    assert (shown["target"], shown["status"], shown["address"]) == (f"id=ada,key={made}", 201, "192.0.2.1")
+    assert answer.json()["key"] not in orjson.dumps(await stored(world.services.database)).decode()
     assert shown["details"] == {"models": ["talk"], "fields": ["name"]}
     assert (shown["admin_name"], shown["role"]) == ("owner of the tests", "owner")
     assert shown["id"] == mine[0]["id"]
@@ -272,7 +275,7 @@ async def test_deleting_a_creator_leaves_its_id_and_no_name(world):
     await ask(world, "owner", "PATCH", "/admin/creators/cr1", {"name": f"{CANARY} the second"})
     await ask(world, "owner", "DELETE", "/admin/creators/cr1")
     told = await log(world, target="cr1")
-    assert [row["action"].partition(" ")[0] for row in told] == ["DELETE", "PATCH"]
+    assert [row["action"].partition(" ")[0] for row in told] == ["DELETE", "PATCH", "POST"]
     assert CANARY not in orjson.dumps(await log(world)).decode()
 
 
@@ -315,6 +318,24 @@ def test_values_are_kept_of_known_fields_and_names_of_others():
 # Reading
 
 
+async def test_all_that_is_done_to_a_creator_and_its_keys_is_found_by_its_id(world):
+    named = (await ask(world, "owner", "POST", "/admin/creators", {"name": "Eve"})).json()["id"]
+    first = (await ask(world, "owner", "POST", f"/admin/creators/{named}/keys", {})).json()["id"]
+    second = (await ask(world, "owner", "POST", f"/admin/keys/{first}/rotate", {})).json()["id"]
+    await ask(world, "owner", "DELETE", f"/admin/keys/{second}")
+    await ask(world, "owner", "DELETE", "/admin/keys/nobodys")
+    assert [(row["action"].partition(" ")[0], row["target"]) for row in reversed(await log(world, target=named))] == [
+        ("POST", f"id={named}"),
+        ("POST", f"id={named},key={first}"),
+        ("POST", f"id={first},creator={named},key={second}"),
+        ("DELETE", f"id={second},creator={named}"),
+    ]
+    assert [row["target"] for row in await log(world, target=first)] == [
+        f"id={first},creator={named},key={second}",
+        f"id={named},key={first}",
+    ]
+
+
 async def test_the_log_is_filtered_and_paged(world):
     for number in range(5):
         await ask(world, "owner", "POST", "/admin/creators", {"id": f"cr{number}"})
@@ -322,7 +343,8 @@ async def test_the_log_is_filtered_and_paged(world):
     whoami = (await ask(world, "support", "GET", "/admin/whoami")).json()
     assert len(await log(world, admin=whoami["key_id"], action="/admin/")) == 5
     assert len(await log(world, action="POST /admin/creators/")) == 5
-    assert [row["target"] for row in await log(world, target="cr3")] == ["id=cr3"]
+    about = [(row["action"], row["target"].partition(",key=")[0]) for row in await log(world, target="cr3")]
+    assert about == [("POST /admin/creators/{id}/keys", "id=cr3"), ("POST /admin/creators", "id=cr3")]
     assert await log(world, target="cr") == await log(world, target="CR3") == await log(world, action="post /") == []
     every, shown, cursor = await log(world), [], None
     while shown == [] or cursor is not None:
@@ -478,7 +500,9 @@ def test_a_command_is_in_the_log_as_local(command):
     assert (updated["target"], updated["details"]) == (f"id={made['id']}", {"role": "support"})
     assert command("audit", "list", "--limit", "1") == [updated]
     assert command("audit", "list", "--action", "creators") == [added]
-    assert command("audit", "list", "--target", made["id"], "--admin", "local", "--from", "2020-01-01") == [updated]
+    about = command("audit", "list", "--target", made["id"], "--admin", "local", "--from", "2020-01-01")
+    assert about == [updated, created]
+    assert command("audit", "list", "--target", "acme") == [added]
     assert command("audit", "list", "--to", "2020-01-01") == []
 
 

@@ -17,7 +17,6 @@ Command = tuple[str, ...]
 
 WITHOUT: dict[Command, str] = {
     ("serve",): "its log is JSON already",
-    ("ledger", "export"): "has --format: entries are CSV or NDJSON, never one JSON document",
 }
 ELSEWHERE: dict[Command, str] = {
     ("db", "copy"): "needs PostgreSQL: tests/ledger/test_copy.py",
@@ -56,6 +55,7 @@ OVER_THE_FILE: dict[Command, tuple[str, ...]] = {
     ("anomalies", "throttles"): (),
     ("audit", "list"): (),
     ("ledger", "list"): (),
+    ("ledger", "export"): ("{folder}/entries.csv",),
     ("ledger", "costs"): (),
     ("ledger", "charges"): ("2026-05",),
     ("ledger", "close"): ("2025-05",),
@@ -74,7 +74,7 @@ BESIDE_A_GATEWAY: dict[Command, tuple[str, ...]] = {
     ("notices", "test"): (),
 }
 REFUSED = {("anomalies", "lift"), ("notices", "test")}
-"""Nobody is slowed down, and no target is set: what is refused is one line on stderr, with and without JSON."""
+"""Nobody is slowed down, and no target is set: what is refused is one line of JSON on stderr."""
 
 
 def commands(group: Any = None, above: Command = ()) -> Iterator[tuple[Command, Any]]:
@@ -120,7 +120,7 @@ def test_what_is_printed_over_the_file_parses(folder: Path, ask: Json) -> None:
     ask("creators", "add", "gone")
     ask("admin-keys", "create")
     book(folder)
-    names: dict[str, str] = {}
+    names = {"folder": str(folder)}
     for path, arguments in OVER_THE_FILE.items():
         found = ask(*path, *(argument.format(**names) for argument in arguments))
         if path == ("keys", "create"):
@@ -156,6 +156,7 @@ def test_what_is_printed_beside_a_gateway_parses(
         captured = capsys.readouterr()
         if path in REFUSED:
             assert (caught.value.code, captured.out, captured.err.count("\n")) == (1, "", 1), path
+            assert json.loads(captured.err)["error"]["message"], path
         else:
             assert (caught.value.code or 0, captured.err) == (0, ""), path
             json.loads(captured.out)
@@ -171,6 +172,77 @@ def test_what_is_wrong_is_json_too(
     found = json.loads(captured.out)
     assert (caught.value.code, captured.err, found["ready"], found["status"]) == (1, "", False, None)
     assert found["problem"] == "no answer from 127.0.0.1:1 (ConnectionRefusedError)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "told"),
+    [
+        pytest.param(
+            ("creators", "show", "nobody"),
+            {},
+            1,
+            ("invalid_request_error", "creator_not_found", "no creator"),
+            id="refused",
+        ),
+        pytest.param(
+            ("creators", "list"),
+            {"GATEWAY_PORT": "x"},
+            2,
+            ("config_error", "config_error", "GATEWAY_PORT"),
+            id="setting",
+        ),
+        pytest.param(("creators", "show"), {}, 2, ("usage_error", "usage_error", "Missing argument"), id="left out"),
+        pytest.param(
+            ("creatrs", "list"), {}, 2, ("usage_error", "usage_error", "Did you mean 'creators'"), id="mistyped"
+        ),
+        pytest.param(
+            ("ledger", "export", "{folder}/missing/x.csv"), {}, 1, ("os_error", "os_error", "missing"), id="no folder"
+        ),
+        pytest.param(
+            ("ledger", "export", "--format", "csv"), {}, 2, ("usage_error", "usage_error", "--format"), id="both forms"
+        ),
+    ],
+)
+def test_errors_are_json_on_the_standard_error(
+    folder: Path,
+    ask: Json,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Command,
+    environment: dict[str, str],
+    code: int,
+    told: tuple[str, str, str],
+) -> None:
+    ask("creators", "add", "acme")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        main((*(argument.format(folder=folder) for argument in arguments), "--json"))
+    captured = capsys.readouterr()
+    error = json.loads(captured.err)["error"]
+    assert (caught.value.code, captured.out, captured.err.count("\n")) == (code, "", 1)
+    assert ((error["type"], error["code"]), told[2] in error["message"]) == (told[:2], True)
+    assert error.keys() == {"message", "type", "param", "code"}
+
+
+def test_an_export_says_what_it_wrote_or_writes_lines_of_json(
+    folder: Path, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder.mkdir(mode=0o700)
+    book(folder)
+    outputs = []
+    for arguments in (("x.ndjson", "--json"), ("-", "--json"), ("-",), ()):
+        with pytest.raises(SystemExit) as caught:
+            main(("ledger", "export", *arguments))
+        captured = capsysbinary.readouterr()
+        assert (caught.value.code, captured.err) == (0, b"")
+        outputs.append(captured.out)
+    assert json.loads(outputs[0]) == {"file": "x.ndjson", "format": "ndjson", "entries": 1}
+    assert outputs[1] == Path("x.ndjson").read_bytes()
+    assert outputs[2] == outputs[3]
+    assert outputs[2].startswith(b"id,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "x.ndjson"]
 
 
 def test_figures_that_differ_from_a_list_are_exact_texts(ask: Json, folder: Path, tmp_path: Path) -> None:

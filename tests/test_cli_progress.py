@@ -12,6 +12,7 @@ import pytest
 from gateway.cli import main
 from gateway.commands.progress import shown_progress
 from gateway.ledger.verify import verify
+from tests.servers.postgres_server import PostgresServer
 from tests.test_cli_json import book, folder
 
 __all__ = ["folder"]
@@ -83,6 +84,41 @@ def test_verifying_tells_how_far_it_is(booked: Path) -> None:
 def test_nobody_is_told_where_nobody_looks() -> None:
     with shown_progress("work", is_quiet=False) as tell:
         assert tell is None
+
+
+def test_backup_and_restore_show_a_bar_to_a_terminal_and_none_beside_json(
+    booked: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run("creators", "add", "acme")[0] == 0
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for number, extra in enumerate([(), ("--json",)]):
+        copy = str(tmp_path / f"copy{number}.db")
+        for arguments, words in ((("db", "backup", copy), "entries"), (("db", "restore", copy), "secret_fits")):
+            terminal.seek(terminal.truncate(0))
+            code, out, _ = run(*arguments, *extra)
+            assert (code, words in out) == (0, True), (arguments, terminal.getvalue())
+            assert ("━" in terminal.getvalue()) == (extra == ()), arguments
+
+
+def test_copying_to_postgresql_shows_a_bar_to_a_terminal_and_lines_in_a_log(
+    booked: Path, run: Run, monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
+) -> None:
+    assert run("creators", "add", "acme")[0] == 0
+    source = f"sqlite:///{booked / 'gateway.db'}"
+    terminal = Terminal()
+    for name, stderr in (("bar_of_copies", terminal), ("log_of_copies", None)):
+        url = postgres.create_database(name)
+        try:
+            with monkeypatch.context() as patch:
+                if stderr is not None:
+                    patch.setattr(sys, "stderr", stderr)
+                code, out, err = run("db", "copy", source, url)
+        finally:
+            postgres.drop_database(name)
+        assert (code, "0 differences" in out) == (0, True), (out, err, terminal.getvalue())
+        assert ("━" in err, "entries" in err) == (False, stderr is None)
+    assert "━" in terminal.getvalue()
 
 
 # gateway ledger export

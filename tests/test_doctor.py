@@ -1,21 +1,27 @@
 """`gateway doctor`: what it finds, what it never tells, and whom it never asks."""
 
+import asyncio
 import json
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.cli import main
+from gateway.ledger.database import Database
 from gateway.ledger.migration import migrate
+from tests.ledger.books import MODEL, PRICE, entry
+from tests.ledger.old_months import post_at
 from tests.rig.environment import REPOSITORY, inherited
 from tests.rig.gateway import Gateway
 from tests.servers.postgres_server import PostgresServer
@@ -131,13 +137,37 @@ def listening() -> Iterator[tuple[int, list[int]]]:
 # Refusals first
 
 
-def test_settings_that_cannot_be_read_are_exit_code_2(
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        pytest.param({"PORT": "many"}, ["GATEWAY_PORT"], id="no number"),
+        pytest.param({"PORT": "many", "ADMIN_KEY": "short"}, ["GATEWAY_PORT", "GATEWAY_ADMIN_KEY"], id="two"),
+        pytest.param({"SMTP_URL": "smtp://127.0.0.1"}, ["GATEWAY_SMTP_URL"], id="does not fit the others"),
+        pytest.param({"PORT": "many", "WORKERS": "2"}, ["GATEWAY_PORT", "GATEWAY_WORKERS"], id="one behind the other"),
+        pytest.param({"DATABASE_URL": "mysql://127.0.0.1/x"}, ["GATEWAY_DATABASE_URL"], id="no known database"),
+    ],
+)
+def test_malformed_settings_are_findings_beside_all_others_and_exit_code_2(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], what: list[str]
+) -> None:
+    well = {row["what"] for row in doctor("--offline")[1]}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"GATEWAY_{name}", value)
+    code, rows = doctor("--offline")
+    assert (code, troubles(rows)) == (2, [("bad", name) for name in what])
+    assert {row["area"] for row in rows if row["what"] in what and row["level"] == "bad"} == {"configured"}
+    others = well - {f"GATEWAY_{name}" for name in settings}
+    unknown = {"database"} if "DATABASE_URL" in settings else set()
+    assert others - {row["what"] for row in rows} <= unknown | {row for row in others if row.startswith("GATEWAY_")}
+
+
+def test_a_setting_out_of_form_is_told_to_people_and_never_with_its_value(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GATEWAY_PORT", "many")
-    code, out, err = said(capsys, "--json")
-    assert (code, out) == (2, "")
-    assert err.startswith("gateway: GATEWAY_PORT ")
+    monkeypatch.setenv("GATEWAY_ADMIN_KEY", "s3cr3t!")
+    code, out, err = said(capsys, "--offline")
+    assert (code, err, "GATEWAY_ADMIN_KEY" in out, "s3cr3t!" in out) == (2, "", True, False)
+    assert out.splitlines()[1].startswith("bad ")
 
 
 def test_to_connect_offline_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,7 +285,7 @@ def test_a_provider_that_does_not_answer_is_bad(doctor: Doctor, tmp_path: Path) 
     assert (code, troubles(rows)) == (1, [("bad", "near")])
 
 
-def test_no_connection_is_opened_that_nobody_asked_for() -> None:
+def test_no_connection_is_opened_that_nobody_asked_for(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "sys.addaudithook(lambda event, args: print(event, args[1], file=sys.stderr)\n"
@@ -265,7 +295,7 @@ def test_no_connection_is_opened_that_nobody_asked_for() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=REPOSITORY,
-        env=inherited(),
+        env={**inherited(), "GATEWAY_DATA_DIR": str(tmp_path / "data")},
         capture_output=True,
         text=True,
         timeout=60,
@@ -332,7 +362,75 @@ def test_a_database_of_a_newer_gateway_is_bad(doctor: Doctor, folder: Path) -> N
     assert (code, troubles(rows)) == (1, [("bad", "database")])
 
 
+@pytest.mark.parametrize(
+    ("free", "level"),
+    [
+        pytest.param(2**40, "ok", id="plenty"),
+        pytest.param(2**29, "warn", id="low"),
+        pytest.param(2**20, "bad", id="none"),
+    ],
+)
+def test_room_on_the_disk_is_looked_at(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=2**41, used=2**41 - free, free=free))
+    code, rows = doctor("--offline")
+    assert (code, [row["level"] for row in rows if row["what"] == "disk"]) == (int(level == "bad"), [level])
+
+
+def test_clocks_that_differ_are_told(
+    doctor: Doctor,
+    redis: RedisServer,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """This machine's clock is a minute ahead of both servers'."""
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", database_url)
+    monkeypatch.setenv("GATEWAY_REDIS_URL", redis.url)
+    with pytest.raises(SystemExit):
+        main(["db", "upgrade"])
+    capsys.readouterr()
+    ahead = SimpleNamespace(time=lambda: time.time() + 60, monotonic=time.monotonic)
+    monkeypatch.setattr("gateway.commands.examinations.stored.time", ahead)
+    monkeypatch.setattr("gateway.commands.examinations.reachable.time", ahead)
+    rows = doctor()[1]
+    assert [why.partition(" is ")[2][:4] for why in about(rows, "clock", "warn")] == ["-60."]
+    assert [why for why in about(rows, "Redis", "warn") if "-60 s" in why]
+
+
+def test_a_redis_that_throws_counters_away_is_warned_of(
+    doctor: Doctor, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_REDIS_URL", redis.url)
+    assert about(doctor()[1], "Redis", "warn") == []
+    redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        rows = doctor()[1]
+    finally:
+        redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert about(rows, "Redis", "warn") == ["its maxmemory-policy is allkeys-lru"]
+
+
 # What the database says
+
+
+def test_months_that_are_old_enough_and_stay_are_told(
+    doctor: Doctor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(mode=0o700)
+
+    async def book() -> None:
+        database = await Database.open(folder / "gateway.db")
+        await database.record_prices({MODEL: PRICE})
+        await post_at(database, datetime(2025, 5, 10, tzinfo=UTC), [entry("r1", at=datetime(2025, 5, 10, tzinfo=UTC))])
+        await database.close()
+
+    asyncio.run(book())
+    assert about(doctor("--offline")[1], "retention")[0].startswith("entries are kept for ever")
+    monkeypatch.setenv("GATEWAY_LEDGER_RETENTION_MONTHS", "1")
+    rows = doctor("--offline")[1]
+    assert about(rows, "retention", "ok") == ["entries are kept for 1 whole months"]
+    (why,) = about(rows, "retention", "warn")
+    assert why.startswith("2025-05 is old enough to be dropped, and is not: ")
 
 
 def test_open_holds_old_keys_and_another_root_secret_are_seen(
@@ -399,6 +497,27 @@ def test_old_prices_are_warned_of(doctor: Doctor, tmp_path: Path, source: str, t
     assert (code, about(rows, "age", "warn")) == (0, [told])
     if source.endswith("31"):
         assert about(doctor("--offline", "--price-months", "1200")[1], "age", "warn") == []
+
+
+# What it is made of
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [pytest.param("1.82.7", "warn", id="refused"), pytest.param("1.90.0", "ok", id="good")]
+)
+def test_a_version_of_litellm_that_must_not_be_used_is_told(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, level: str
+) -> None:
+    library = tmp_path / "library"
+    (library / "litellm").mkdir(parents=True)
+    (library / "litellm" / "__init__.py").write_text("raise AssertionError('looked at by its files alone')\n")
+    about_it = library / f"litellm-{version}.dist-info"
+    about_it.mkdir()
+    (about_it / "METADATA").write_text(f"Metadata-Version: 2.1\nName: litellm\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(library)
+    code, rows = doctor("--offline")
+    assert (code, [row["level"] for row in rows if row["what"] == "litellm"]) == (0, [level])
+    assert about(rows, "litellm")[0].startswith(version)
 
 
 # What is risky

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from gateway.catalog import Price
 from gateway.dashboard.explore import METRICS, column_title
-from gateway.dashboard.figures import number, percent, usd_text
+from gateway.dashboard.figures import number, percent, usd_round
 from gateway.dashboard.periods import label_of_day
 from gateway.ledger.records import Outcome, Route
 from gateway.pricing import cost_nano_usd
@@ -260,14 +260,16 @@ async def _overview_agrees(world: World, period: str, first: date) -> None:
     )
     tokens = sums["input_tokens"] + sums["output_tokens"]
     for label, value in (
-        ("Spend", usd_text(sums["cost"])),
+        ("Spend", usd_round(sums["cost"])),
         ("Calls", number(sums["calls"])),
         ("Tokens", number(tokens)),
         ("Error rate", percent(sums["errors"], sums["calls"])),
-        ("Saved by the cache", usd_text(sums["saved"])),
+        ("Saved by the cache", usd_round(sums["saved"])),
         ("Cache hits", percent(hits, sums["calls"])),
     ):
         assert " ".join(f"{label} {value}".split()) in page.words, (label, value, page.words)
+    exact = [given["data-value"] for _, given in page.with_class("money")]
+    assert exact[:2] == [str(sums["cost"]), str(sums["saved"])]
     (spend,) = [table for caption, table in page.tables.items() if caption.startswith("Spend a day")]
     assert sum(int(value or 0) for line in spend.values[1:] for value in line[1:]) == sums["cost"]
     creators = page.tables.get("Top creators")
@@ -299,7 +301,7 @@ def _place(row: Mapping[str, Any], groups: Sequence[str], grain: str) -> tuple[s
 
 
 def _title(group: str, value: Any) -> str:
-    return column_title(bool(value) if group == "cached" else value)
+    return column_title(bool(value) if group == "cached" else value, group)
 
 
 def _counted(pairs: Iterable[tuple[tuple[str, ...], int]]) -> Counter[tuple[str, ...]]:

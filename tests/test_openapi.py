@@ -31,6 +31,7 @@ IDS = {
     "conversation_id": "conv_1",
     "item_id": "msg_1",
     "month": "2026-04",
+    "plan": "open",
     "creator": "ada",
 }
 
@@ -50,6 +51,7 @@ MISSING_HERE = {
 }
 ELSEWHERE = {
     *(
+        "admins_only",
         "creators_only",
         "cross_origin",
         "sign_in_limited",

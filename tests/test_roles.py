@@ -33,6 +33,7 @@ EXPECTED = """
 GET    /admin/whoami                           owner finance support
 GET    /admin/plans                            owner finance support
 GET    /admin/policies                         owner finance support
+GET    /admin/policies/{plan}/overrides        owner finance support
 POST   /admin/creators                         owner
 GET    /admin/creators                         owner finance support
 GET    /admin/creators/{id}                    owner finance support
@@ -41,6 +42,7 @@ DELETE /admin/creators/{id}                    owner
 GET    /admin/creators/{id}/limits             owner finance support
 GET    /admin/creators/{id}/refusals           owner finance support
 GET    /admin/standing?sort=name               owner finance support
+GET    /admin/refusals                         owner finance support
 POST   /admin/creators/{id}/keys               owner support
 GET    /admin/creators/{id}/keys               owner finance support
 DELETE /admin/keys/{id}                        owner support
@@ -91,6 +93,16 @@ EXPORTS = (
     "/admin/costs?group_by=creator&format=csv",
     "/admin/charges?month=2026-05&format=csv",
     "/admin/audit?format=csv",
+    "/admin/standing?sort=name&format=csv",
+    "/admin/refusals?format=csv",
+    "/admin/models?format=csv",
+    "/admin/prices/diff?format=csv",
+    "/admin/policies?format=csv",
+    "/admin/providers?format=csv",
+    "/admin/providers/figures?format=csv",
+    "/admin/notices?format=csv",
+    "/admin/anomalies?format=csv",
+    "/admin/admin-keys?format=csv",
 )
 MONEY_NAMES = re.compile(r"usd|cost|charge|credit|price|payer|balance|budget|quota|amount|saved|forecast|(^|_)units$")
 BUDGET_USD, DEAR_NANO_USD = "77777.123", 987_654_321_987
@@ -139,7 +151,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 def filled(world: World, path: str) -> str:
     request_id = world.calls[-1].request_id
-    stands_for = {"{request_id}": request_id, "{month}": "2026-01", "{creator}": "ada", "{name:path}": "talk"}
+    stands_for = {
+        "{request_id}": request_id,
+        "{month}": "2026-01",
+        "{creator}": "ada",
+        "{name:path}": "talk",
+        "{plan}": "open",
+    }
     for braces, value in stands_for.items():
         path = path.replace(braces, value)
     return path.replace("{id}", "ada" if "/creators/" in path else "nobody")

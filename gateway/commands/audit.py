@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The audit log: what admins did.")
 
-_COLUMNS = ("at", "admin_key_id", "admin_name", "role", "action", "target", "details", "status", "address")
+_COLUMNS = ("at", "admin_name", "role", "action", "target", "details", "status")
+"""What fits a terminal; all there is comes with `--json`."""
 
 
 @app.callback()

@@ -7,7 +7,6 @@
 
 import errno
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -219,6 +218,8 @@ async def _refuse_other_secret(accounts: "Accounts") -> None:
 
 def _listening_socket(data_dir: Path) -> str | None:
     """The address of the control socket, if somebody answers on it. One left behind by a crash refuses."""
+    import socket
+
     from gateway.errors import ConfigError
     from gateway.lock import CONTROL_SOCKET
 

@@ -7,11 +7,8 @@ nothing. Creators of a database on PostgreSQL are therefore not offered.
 
 import os
 import re
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 __all__ = ["creators", "models", "plans"]
 
@@ -26,6 +23,10 @@ _QUERY = "SELECT id FROM creators WHERE deleted_at IS NULL AND id >= ? AND id < 
 
 def creators(incomplete: str) -> list[str]:
     """Ids of creators that begin so, the first 200."""
+    import sqlite3
+    from contextlib import closing
+    from urllib.parse import quote
+
     path = _database()
     if path is None:
         return []

@@ -1,6 +1,5 @@
 """`gateway creators`: whom the gateway serves and charges."""
 
-import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -123,6 +122,8 @@ def parse_overrides(texts: list[str]) -> dict[str, Any]:
 def _override(name: str, value: str) -> Any:
     if not value.startswith(("[", "{")):
         return _whole(value)
+    import json
+
     try:
         # A decimal stays the text it is: the API takes that, and refuses floats. So it refuses NaN and endless numbers.
         return json.loads(value, parse_float=str, parse_constant=str, parse_int=_whole)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Credits, refunds and adjustments: entries that no call stands for.")
 
-_GRANT_COLUMNS = ("payer", "credits", "package", "price_usd", "note", "expires_at", "is_expired", "created_at")
+_GRANT_COLUMNS = ("created_at", "payer", "credits", "package", "price_usd", "note", "expires_at")
 _UNIT_NAMES = {"credit": "credits", "image": "images"}
 
 Creator = Annotated[str, typer.Argument(help="The creator's id.", autocompletion=completion.creators)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.catalog import Catalog
     from gateway.commands.examinations.finding import Finding
-    from gateway.config import Settings
+    from gateway.config import ExaminableSettings, Settings
     from policies.types import Plan
 
 __all__ = ["doctor"]
@@ -44,24 +44,25 @@ def doctor(
 ) -> None:
     """Look over the whole gateway: what is configured, reachable, priced and risky, and what to do. Changes nothing.
 
-    Exit code 0: nothing is bad, though there may be warnings; 1: something is bad; 2: the settings cannot be read.
+    Exit code 0: nothing is bad, though there may be warnings; 1: something is bad; 2: the settings cannot be read, and all
+    that can still be examined is.
     """
     if offline and connect:
         raise typer.BadParameter("--connect connects, and --offline forbids it: give one of them")
     import asyncio
 
-    from gateway.config import load_settings
+    from gateway.config import examinable_settings
 
-    settings = load_settings()
+    given = examinable_settings()
     options = _Options(offline, connect, backups, backup_days, price_months)
-    found = list(_scrubbed(asyncio.run(_examine(settings, options)), settings))
+    found = list(_scrubbed(asyncio.run(_examine(given, options)), given.settings))
     counts = {level: sum(finding.level == level for finding in found) for level in _LEVELS}
     if as_json:
         echo_json({**counts, "findings": [finding._asdict() for finding in found]})
     else:
         echo_table(_COLUMNS, (finding._asdict() for finding in found))
         typer.echo(f"{counts['bad']} bad, {counts['warn']} warnings, {counts['ok']} ok")
-    raise typer.Exit(1 if counts["bad"] else 0)
+    raise typer.Exit(2 if given.faults else 1 if counts["bad"] else 0)
 
 
 class _Options:
@@ -73,40 +74,54 @@ class _Options:
         self.price_months = price_months
 
 
-async def _examine(settings: "Settings", options: _Options) -> "list[Finding]":
-    return [finding async for finding in _findings(settings, options)]
+async def _examine(given: "ExaminableSettings", options: _Options) -> "list[Finding]":
+    return [finding async for finding in _findings(given, options)]
 
 
-async def _findings(settings: "Settings", options: _Options) -> "AsyncIterator[Finding]":
+async def _findings(given: "ExaminableSettings", options: _Options) -> "AsyncIterator[Finding]":
     import asyncio
     from datetime import UTC, datetime
 
     from gateway.commands.examinations import configured, parts, priced, reachable, stored
     from gateway.config import provider_key
 
-    now = datetime.now(UTC)
+    now, settings = datetime.now(UTC), given.settings
+    for finding in _malformed(given):
+        yield finding
     whole, plans, faults = _files(settings)
     catalog = None if whole is None else whole.with_keys(provider_key)
     for finding in (*configured.examine_settings(settings, whole), *faults, *reachable.examine_folder(settings)):
         yield finding
-    database = await stored.examine_database(settings, now, offline=options.offline)
-    for finding in database.findings:
-        yield finding
+    plans_in_use = None
+    if "database_url" not in given.malformed:
+        database = await stored.examine_database(settings, now, offline=options.offline)
+        plans_in_use = database.plans_in_use
+        for finding in database.findings:
+            yield finding
     if not options.offline:
         # It has an event loop of its own where no gateway listens.
         for finding in await asyncio.to_thread(lambda: list(reachable.examine_gateway(settings))):
             yield finding
-        for finding in await reachable.examine_redis(settings):
+        for finding in await reachable.examine_redis(settings) if "redis_url" not in given.malformed else ():
             yield finding
     if catalog is not None:
         for finding in await reachable.examine_providers(settings, catalog, connect=options.connect):
             yield finding
         for finding in priced.examine_prices(catalog, now, months_max=options.price_months):
             yield finding
-    for finding in _risks(settings, options, now, whole, plans, database.plans_in_use):
+    for finding in _risks(settings, options, now, whole, plans, plans_in_use):
         yield finding
     for finding in parts.examine_parts(settings, catalog):
         yield finding
+
+
+def _malformed(given: "ExaminableSettings") -> "Iterator[Finding]":
+    from gateway.commands.examinations.finding import bad
+
+    advice = "mend it: no command works with it; all else here is told as if it were not set"
+    for line in given.faults:
+        name, _, reason = line.partition(" ")
+        yield bad("configured", name, reason, advice)
 
 
 def _files(settings: "Settings") -> "tuple[Catalog | None, Mapping[str, Plan] | None, list[Finding]]":

@@ -1,6 +1,5 @@
 """`gateway import`: configurations of other gateways, shown first and written only when asked to."""
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ _CATALOG, _PLANS, _ENVIRONMENT = "pricing.toml", "plans.toml", "gateway.env"
 _FILE_BYTES_MAX = 8 * 2**20
 _NOT_IN_THE_FILE = (
     "Not in any file: virtual keys, teams, users, their budgets and what they have spent are in LiteLLM's database. Make a",
-    "creator for each team or user (POST /admin/creators, or `gateway creators create`), a key for each app",
+    "creator for each team or user (POST /admin/creators, or `gateway creators add`), a key for each app",
     "(POST /admin/creators/ID/keys, or `gateway keys create`), and hand the new keys out: the old ones cannot be taken over.",
 )
 
@@ -39,9 +38,12 @@ def litellm_config(
 ) -> None:
     """Show what becomes of every key of a LiteLLM configuration, and make pricing.toml, plans.toml and gateway.env of it."""
     from gateway.litellm_config import included_files, read_config
+    from gateway.toml_file import read_text
 
-    text = _read(file)
-    included = [(name, _read(file.parent / name)) for name in included_files(text, file.name)]
+    text = read_text(file, bytes_max=_FILE_BYTES_MAX)
+    included = [
+        (name, read_text(file.parent / name, bytes_max=_FILE_BYTES_MAX)) for name in included_files(text, file.name)
+    ]
     found = read_config(text, file.name, packaged=_packaged_rows(), included=included)
     files = _files(found, into)
     _check(files)
@@ -51,20 +53,6 @@ def litellm_config(
         echo_json(_as_json(found, files, into, is_written=write))
     else:
         _show(found, files, into, is_written=write)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_FILE_BYTES_MAX + 1)
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
-    if len(raw) > _FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {_FILE_BYTES_MAX} bytes")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8") from None
 
 
 def _packaged_rows() -> Mapping[str, Mapping[str, Any]]:
@@ -87,10 +75,12 @@ def _files(found: "Import", into: Path) -> dict[str, str]:
 
 def _check(files: Mapping[str, str]) -> None:
     """Reads the files as the gateway will, before anybody can rely on them. Raises `ConfigError`."""
+    from tempfile import TemporaryDirectory
+
     from gateway.catalog import load_catalog
     from gateway.plans import load_plans
 
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         for name, load in ((_CATALOG, load_catalog), (_PLANS, load_plans)):
             if name not in files:
                 continue

@@ -19,19 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Virtual keys: what creators call the gateway with.")
 admin_app = typer.Typer(no_args_is_help=True, help="Admin keys: what the admin API is called with.")
 
-_COLUMNS = (
-    "id",
-    "name",
-    "last4",
-    "status",
-    "models",
-    "overrides",
-    "scopes",
-    "created_at",
-    "expires_at",
-    "paused_at",
-    "replaced_by",
-)
+_COLUMNS = ("id", "name", "last4", "status", "models", "overrides", "scopes", "expires_at")
+"""What fits a terminal; all there is comes with `--json`."""
 _ADMIN_COLUMNS = ("id", "name", "role", "status", "created_at", "revoked_at")
 _SHOWN_ONCE = "The key is shown once and cannot be read again."
 _PREFIXES = ("sk-gw-", "sk-gwadmin-")

@@ -32,7 +32,8 @@ _ENTRY_COLUMNS = (
     "outcome",
 )
 _DUE_COLUMNS = ("month", "entries", "obstacle")
-_CHARGE_COLUMNS = ("creator", "month", "calls", "charge_usd", "cost_usd", "units", "closed")
+_CHARGE_COLUMNS = ("creator", "month", "calls", "charge_usd", "cost_usd", "taken", "closed")
+_STDOUT = Path("-")
 _SHOWN_MAX = 200
 
 Month = Annotated[str, typer.Argument(help="A month, such as 2026-05.", metavar="YYYY-MM")]
@@ -68,7 +69,7 @@ def list_(
 @app.command()
 def export(
     file: Annotated[
-        Path | None, typer.Argument(help="A new file. Left out: the standard output.", show_default=False)
+        Path | None, typer.Argument(help="A new file. Left out, or `-`: the standard output.", show_default=False)
     ] = None,
     creator: Creator = None,
     model: Annotated[
@@ -84,6 +85,12 @@ def export(
     form: Annotated[
         Form | None, typer.Option("--format", help="csv or ndjson; else what the file's name ends with, else csv.")
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print JSON, for scripts: of a file, what was written; else the entries, one a line."
+        ),
+    ] = False,
 ) -> None:
     """Write every entry that fits to a file or the standard output, the newest first."""
     filters = _given(creator, since, until)
@@ -96,20 +103,26 @@ def export(
         "outcome": outcome,
     }
     filters |= {name: value for name, value in more.items() if value is not None}
-    form = form or _form_of(file)
-    if file is None:
-        _export(typer.get_binary_stream("stdout"), form, filters)
+    if file is None or file == _STDOUT:
+        if as_json and form is Form.CSV:
+            raise typer.BadParameter("--json prints the entries as ndjson, and --format asks for csv: give one of them")
+        form = Form.NDJSON if as_json else form or Form.CSV
+        _export(typer.get_binary_stream("stdout"), form, filters, is_quiet=as_json)
         return
+    form = form or _form_of(file)
     with _new_file(file) as target:
-        count = _export(target, form, filters)
-    typer.echo(f"{file}: {count} entries", err=True)
+        count = _export(target, form, filters, is_quiet=as_json)
+    if as_json:
+        echo_json({"file": str(file), "format": form.value, "entries": count})
+    else:
+        typer.echo(f"{file}: {count} entries", err=True)
 
 
-def _form_of(file: Path | None) -> Form:
-    return Form.NDJSON if file is not None and file.suffix in {".ndjson", ".jsonl"} else Form.CSV
+def _form_of(file: Path) -> Form:
+    return Form.NDJSON if file.suffix in {".ndjson", ".jsonl"} else Form.CSV
 
 
-def _export(target: BinaryIO, form: Form, filters: dict[str, str]) -> int:
+def _export(target: BinaryIO, form: Form, filters: dict[str, str], *, is_quiet: bool) -> int:
     """How many entries were written."""
     import orjson
 
@@ -119,7 +132,7 @@ def _export(target: BinaryIO, form: Form, filters: dict[str, str]) -> int:
     # A bar between lines that go to the same terminal would be in their way.
     with (
         admin_client(_settings(), read_only=True) as client,
-        shown_progress("entries", is_quiet=target.isatty()) as tell,
+        shown_progress("entries", is_quiet=is_quiet or target.isatty()) as tell,
     ):
         # Read before anything is written, so that what is refused leaves nothing behind.
         rows = pages(client, "/admin/ledger", **filters)
@@ -175,7 +188,15 @@ def charges(month: Month, as_json: AsJson = False) -> None:
     if as_json:
         echo_json(found)
     else:
-        echo_table(_CHARGE_COLUMNS, found["data"])
+        echo_table(_CHARGE_COLUMNS, ({**row, "taken": _taken(row["units"])} for row in found["data"]))
+
+
+def _taken(units: dict[str, int]) -> str:
+    """What each payer gave, in its own unit: the quota gives dollars, counted in nano-dollars."""
+    from gateway.pricing import usd
+
+    amounts = {payer: f"{usd(amount)} USD" if payer == "quota" else f"{amount}" for payer, amount in units.items()}
+    return ", ".join(f"{payer} {amount}" for payer, amount in amounts.items())
 
 
 @app.command()

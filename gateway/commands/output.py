@@ -1,5 +1,9 @@
-"""How commands show what the admin API answered: tables for people, JSON for scripts."""
+"""How commands show what the admin API answered: tables for people, JSON for scripts.
 
+In tables instants are told to the second, and never broken over lines, however narrow the terminal is.
+"""
+
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -9,6 +13,8 @@ import typer
 __all__ = ["AsJson", "echo_fields", "echo_json", "echo_table", "pairs"]
 
 _WIDTH_OF_PIPES = 250
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
+_INSTANT_CHARS = len("2026-05-31T12:00:00Z")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -25,10 +31,18 @@ def echo_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Non
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(row[column])) for column in columns))
+    lines = [[_INSTANT.sub(r"\1Z", _cell(row[column])) for column in columns] for row in rows]
+    for index, column in enumerate(columns):
+        cells = [line[index] for line in lines if _INSTANT.search(line[index])]
+        # Others make room for a column of nothing but times; one of texts is only kept from being narrower than a time.
+        table.add_column(
+            column,
+            overflow="fold",
+            no_wrap=bool(cells) and max(map(len, cells)) == _INSTANT_CHARS,
+            min_width=_INSTANT_CHARS if cells else None,
+        )
+    for line in lines:
+        table.add_row(*map(Text, line))
     width = None if sys.stdout.isatty() else _WIDTH_OF_PIPES
     Console(width=width, highlight=False).print(table)
 

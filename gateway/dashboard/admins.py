@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
+from gateway.dashboard.forms import NOTHING_WRONG, Problem, done, key_id, was_made_before
 from gateway.dashboard.page_query import page_query, problem_of
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import viewer_of
@@ -28,12 +29,17 @@ async def show_admins(request: Request) -> Response:
 
 
 async def make_admin(request: Request) -> Response:
-    fields = await read_fields(request, "name", "role")
+    """The form has chosen the key's id: sent again, it makes no other key."""
+    fields = await read_fields(request, "id", "name", "role")
     try:
         _require_name(fields)
-        made = await api_of(request).send("POST", "/admin/admin-keys", fields)
+        asked = {name: value for name, value in fields.items() if value or name != "id"}
+        made = await api_of(request).send("POST", "/admin/admin-keys", asked)
     except GatewayError as error:
-        return await _page(request, problem=problem_of(error), status=error.status, fields=fields)
+        if was_made_before(error):
+            shown = {"key_id": fields["id"], "back": _PATH, "place": "admins"}
+            return render(request, "key_shown.html", title="This key was made before", status=409, **shown)
+        return await _refused(request, error, "new", fields)
     return await _page(request, made=made)
 
 
@@ -43,8 +49,8 @@ async def change_admin(request: Request) -> Response:
         _require_name(fields)
         await api_of(request).send("PATCH", _api_path(request), fields)
     except GatewayError as error:
-        return await _page(request, problem=problem_of(error), status=error.status)
-    return RedirectResponse(_PATH, 303)
+        return await _refused(request, error, f"change-{request.path_params['id']}", fields)
+    return done(request, _PATH, "admin_changed")
 
 
 async def revoke_admin(request: Request) -> Response:
@@ -52,17 +58,20 @@ async def revoke_admin(request: Request) -> Response:
     try:
         await api_of(request).send("DELETE", _api_path(request))
     except GatewayError as error:
-        return await _page(request, problem=problem_of(error), status=error.status)
-    return RedirectResponse(_PATH, 303)
+        return await _refused(request, error, f"revoke-{request.path_params['id']}", {})
+    return done(request, _PATH, "admin_revoked")
+
+
+async def _refused(request: Request, error: GatewayError, form: str, fields: Mapping[str, str]) -> Response:
+    return await _page(request, problem=Problem(form, problem_of(error), fields), status=error.status)
 
 
 async def _page(
     request: Request,
     *,
-    problem: str = "",
+    problem: Problem = NOTHING_WRONG,
     status: int = 200,
     made: Mapping[str, Any] | None = None,
-    fields: Mapping[str, str] | None = None,
 ) -> Response:
     viewer = viewer_of(request)
     if not viewer.is_owner:
@@ -75,7 +84,7 @@ async def _page(
         status=status,
         problem=problem,
         made=made,
-        fields=fields or {"name": "", "role": "support"},
+        new_key_id=key_id,
         active=[row for row in rows if row["status"] == "active"],
         revoked=[row for row in rows if row["status"] == "revoked"],
         own_id="" if viewer.admin is None else viewer.admin.key_id,

@@ -41,10 +41,18 @@ class Api:
         """Carries out `method path` with a JSON body, and returns its JSON. Raises `GatewayError`."""
         return await self._ask(method, path, {}, None if body is None else orjson.dumps(body))
 
-    async def relay(self, path: str, query: Query, receive: Receive, send: Send) -> None:
-        """Answers the page's own request with what `GET path` answers, as it comes: for exports."""
+    async def relay(
+        self, path: str, query: Query, receive: Receive, send: Send, *, body: Mapping[str, Any] | None = None
+    ) -> None:
+        """Answers the page's own request with what `GET path` answers, as it comes: for exports. With a `body` it is what
+        `POST path` answers."""
         with ExitStack() as lent:
-            await self._request.app(self._scope("GET", path, query, b"", lent), receive, send)
+            if body is None:
+                await self._request.app(self._scope("GET", path, query, b"", lent), receive, send)
+                return
+            asked = orjson.dumps(body)
+            scope = self._scope("POST", path, query, asked, lent)
+            await self._request.app(scope, _with_body(asked, receive), send)
 
     async def _ask(self, method: str, path: str, query: Mapping[str, str | int | None], body: bytes | None) -> Any:
         answer = _Answer(body or b"")
@@ -78,6 +86,16 @@ class Api:
             "server": scope.get("server"),
             "state": state,
         }
+
+
+def _with_body(body: bytes, receive: Receive) -> Receive:
+    """What brings `body`, and then whatever `receive` brings: an answer that streams hears of a client that leaves."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_next() -> Message:
+        return first.pop() if first else await receive()
+
+    return receive_next
 
 
 class _Answer:

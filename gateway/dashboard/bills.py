@@ -42,6 +42,8 @@ class Bill(NamedTuple):
     booked_nano_usd: int
     unpriced: tuple[str, ...]
     """What was counted and has no rate in the row."""
+    long_above: int | None = None
+    """The rates are those for prompts of more tokens than this; None: those for all."""
 
     @property
     def agrees(self) -> bool:
@@ -55,7 +57,7 @@ class _Bucket(NamedTuple):
     """The price's own name first, then the one that counts where there is none."""
 
 
-def bill_of(entry: Mapping[str, Any], price: Mapping[str, str] | None, booked_nano_usd: int | None) -> Bill | None:
+def bill_of(entry: Mapping[str, Any], price: Mapping[str, Any] | None, booked_nano_usd: int | None) -> Bill | None:
     """None where there is no price to show, or no amount."""
     if price is None or booked_nano_usd is None:
         return None
@@ -68,6 +70,7 @@ def bill_of(entry: Mapping[str, Any], price: Mapping[str, str] | None, booked_na
         -(-pico_usd // _PICO_PER_NANO),
         booked_nano_usd,
         tuple(line.what for line in lines if not line.rate),
+        price.get("long_prompt_above_input_tokens"),
     )
 
 
@@ -78,14 +81,14 @@ _PIECES = (
 )
 
 
-def _piece_lines(entry: Mapping[str, Any], price: Mapping[str, str]) -> Iterator[BillLine]:
+def _piece_lines(entry: Mapping[str, Any], price: Mapping[str, Any]) -> Iterator[BillLine]:
     """A call with a price by the piece costs that, and nothing beside it."""
     for name, what, key, per, digits in _PIECES:
         if key in price:
             yield BillLine(what, entry[name], price[key], per, entry[name] * _scaled(price[key], digits))
 
 
-def _token_lines(entry: Mapping[str, Any], price: Mapping[str, str]) -> Iterator[BillLine]:
+def _token_lines(entry: Mapping[str, Any], price: Mapping[str, Any]) -> Iterator[BillLine]:
     for bucket in _buckets(entry):
         if bucket.number:
             keys = (f"{name}_usd_per_mtok" for name in bucket.rates)

@@ -1,8 +1,9 @@
 """What the ledger's short words mean, in sentences. Kept in step with the words by the tests."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["FLAGS", "OUTCOMES", "SOURCES", "flag_words", "outcome_kind"]
+__all__ = ["FLAGS", "OUTCOMES", "SOURCES", "flag_words", "outcome_kind", "reached_limits"]
 
 FLAGS: Mapping[str, str] = {
     "over_hold": "The call cost more than was held for it: what it cost is booked in full.",
@@ -42,3 +43,9 @@ def flag_words(flag: str) -> str:
 def outcome_kind(outcome: str) -> str:
     """Which badge it gets."""
     return "ok" if outcome in _FINE else "warn" if outcome in _DOUBTFUL else "bad"
+
+
+def reached_limits(steps: Iterable[Mapping[str, Any]], field: str) -> dict[str, int | None]:
+    """Limits that led to a cheaper model, by name, with what each was: afterwards they are not asked any more, and stand
+    in the list of limits as if there were none. `steps` are downgrades, whose `field` is the limit."""
+    return {str(step.get("limit_name")): step.get(field) for step in steps}

@@ -1,20 +1,25 @@
 """`/dashboard/calls`: the ledger, the newest first, by every filter it has; and one call with all that explains it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, get_args
-from uuid import uuid4
+from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.catalog import ENDPOINTS
 from gateway.dashboard.api import api_of
 from gateway.dashboard.bills import bill_of
-from gateway.dashboard.call_words import OUTCOMES, SOURCES, flag_words, outcome_kind
+from gateway.dashboard.bookings import BOOKINGS, booked_amount, booking_title
+from gateway.dashboard.call_words import OUTCOMES, SOURCES, flag_words, outcome_kind, reached_limits
+from gateway.dashboard.forms import NOTHING_WRONG, Problem, done, posting_key
+from gateway.dashboard.names import names_of
 from gateway.dashboard.page_query import page_query, page_url, problem_of
 from gateway.dashboard.render import read_fields, render
+from gateway.dashboard.viewer import viewer_of
+from gateway.dashboard.words import kind_words, outcome_words
 from gateway.errors import GatewayError, RequestError
 from gateway.ledger.records import Kind, Outcome
 
@@ -52,6 +57,7 @@ async def list_calls(request: Request) -> Response:
         filters=filters,
         choices=_CHOICES,
         calls=found["data"],
+        names=await names_of(api_of(request), (row["creator"] for row in found["data"])),
         next_url=next_url,
         first_url=page_url(_PATH, filters) if "cursor" in query else "",
         searched_to=found["searched_to"],
@@ -72,11 +78,11 @@ async def _page(request: Request, query: Mapping[str, str]) -> tuple[dict[str, A
 
 
 async def show_call(request: Request) -> Response:
-    return await _call_page(request, {}, "", 200)
+    return await _call_page(request, NOTHING_WRONG, 200)
 
 
 async def refund_call(request: Request) -> Response:
-    """Only owners get past the API. What it refuses is said beside the form, which keeps its idempotency key."""
+    """Only owners get past the API."""
     request_id = request.path_params["request_id"]
     fields = await read_fields(request, *_REFUND)
     try:
@@ -84,16 +90,19 @@ async def refund_call(request: Request) -> Response:
     except GatewayError as error:
         if error.status == 404:
             raise
-        return await _call_page(request, fields, problem_of(error), error.status)
-    return RedirectResponse(page_url(f"{_PATH}/{request_id}", {"refunded": fields["idempotency_key"]}), 303)
+        return await _call_page(request, Problem("refund", problem_of(error), fields), error.status)
+    return done(request, f"{_PATH}/{quote(request_id, safe='')}", "refunded")
 
 
-async def _call_page(request: Request, fields: Mapping[str, str], problem: str, status: int) -> Response:
+async def _call_page(request: Request, problem: Problem, status: int) -> Response:
     request_id = request.path_params["request_id"]
     found = await api_of(request).get(f"/admin/ledger/{request_id}")
-    attempts = [_attempt(entry) for entry in found["data"]]
     last = found["data"][-1] if found["data"] else None
     hold = found["open_hold"]
+    if hold is None and last is not None and last["kind"] in BOOKINGS:
+        return _booking_page(request, last)
+    attempts = [_attempt(entry) for entry in found["data"]]
+    decision = (last or hold or {}).get("decision")
     return render(
         request,
         "call.html",
@@ -103,13 +112,28 @@ async def _call_page(request: Request, fields: Mapping[str, str], problem: str, 
         attempts=attempts,
         last=last,
         hold=hold,
-        decision=(last or hold or {}).get("decision"),
+        names=await names_of(api_of(request), [(last or hold or {}).get("creator", "")]),
+        decision=decision,
+        reached=reached_limits((decision or {}).get("downgrades") or (), "limit"),
         requested_model=(last or hold or {}).get("requested_model"),
         can_refund=last is not None and any(entry["kind"] == "usage" for entry in found["data"]),
-        refund={"idempotency_key": f"page-{uuid4()}", **{name: value for name, value in fields.items() if value}},
-        is_refunded=bool(request.query_params.get("refunded")) and not problem,
+        posting_key=posting_key,
         problem=problem,
         outcome_kind=outcome_kind,
+    )
+
+
+def _booking_page(request: Request, entry: Mapping[str, Any]) -> Response:
+    """What was booked without a call has neither attempts nor a decision, but an amount and a reason."""
+    booking = BOOKINGS[entry["kind"]]
+    return render(
+        request,
+        "booking.html",
+        title=booking_title(entry, sees_money=viewer_of(request).sees_money),
+        entry=entry,
+        amount=booked_amount(entry) if viewer_of(request).sees_money else "",
+        flags=[flag_words(flag) for flag in entry["flags"]],
+        **booking._asdict(),
     )
 
 
@@ -132,8 +156,6 @@ def _times(entry: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     """Milliseconds since admission: first byte, end and booking; None for what there was not."""
     since = datetime.fromisoformat(entry["created_at"]) - datetime.fromisoformat(entry["admitted_at"])
     settled_ms = max(0, round(since.total_seconds() * 1000))
-    if entry["kind"] != "usage":
-        return [("Booked", settled_ms)]
     return [
         ("Admitted", 0),
         ("First byte", entry["ttft_ms"]),
@@ -153,13 +175,13 @@ def _refund(fields: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
-def _options(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [("", "any"), *((word, word.replace("_", " ")) for word in words)]
+def _options(names: Sequence[str], words: Callable[[str], str] = str) -> list[tuple[str, str]]:
+    return [("", "any"), *((name, words(name)) for name in names)]
 
 
 _CHOICES: Mapping[str, list[tuple[str, str]]] = {
-    "outcome": _options(get_args(Outcome)),
-    "kind": _options(get_args(Kind)),
+    "outcome": _options(get_args(Outcome), outcome_words),
+    "kind": _options(get_args(Kind), kind_words),
     "endpoint": _options(tuple(sorted(ENDPOINTS))),
     "cached": [("", "any"), ("true", "kept answers only"), ("false", "without kept answers")],
 }

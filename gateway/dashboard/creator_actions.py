@@ -2,7 +2,8 @@
 
 Each form is sent to the API as it stands; what the API refuses is said beside the form, with all that had been filled in.
 What was done is followed by a GET, so that loading the page again does nothing twice. The text of a new key is in the
-answer to the form that made it, and nowhere else.
+answer to the form that made it, and nowhere else: the form has chosen the key's public id, so that sent again it makes no
+other key, and is answered that the key was shown before.
 """
 
 import re
@@ -11,17 +12,19 @@ from typing import Any
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
-from gateway.dashboard.creator_page import Problem, creator_path, require_role, show_creator_page
+from gateway.dashboard.creator_page import creator_path, require_role, show_creator_page
 from gateway.dashboard.creators import show_new
+from gateway.dashboard.forms import Done, Problem, done, was_made_before
 from gateway.dashboard.render import read_fields, render
 from gateway.errors import GatewayError, RequestError
 
 _ROOT = "/dashboard/creators"
 _FIRST_KEY = "first key"
+_NOT_FOUND = 404
 _CHANGED = ("name", "plan", "is_active", "overrides")
 _NAIVE_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?")
 _BETWEEN_MODELS = re.compile(r"[,\r\n]+")
@@ -33,16 +36,39 @@ Fields = Mapping[str, str]
 
 
 async def create(request: Request) -> Response:
-    fields = await read_fields(request, "id", "name", "plan", "overrides")
-    api = api_of(request)
+    """Sent again it finds its creator and its key: by the ids that the form has chosen, or that were filled in."""
+    fields = await read_fields(request, "id", "name", "plan", "overrides", "key_id")
+    api, key_id = api_of(request), fields["key_id"]
+    creator = fields["id"] or (f"cr_{key_id}" if key_id else "")
     try:
-        body = {name: fields[name] for name in ("id", "name", "plan") if fields[name]} | _overrides(fields)
-        made = await api.send("POST", "/admin/creators", body)
+        body = _sent(fields, "name", "plan") | ({"id": creator} if creator else {}) | _overrides(fields)
+        creator = (await api.send("POST", "/admin/creators", body))["id"]
     except GatewayError as error:
-        return await show_new(request, error.status, _problem("new", error, fields))
-    creator = made["id"]
-    key = await api.send("POST", f"/admin/creators/{creator}/keys", {"name": _FIRST_KEY})
+        if not await _is_own(request, error, creator, key_id):
+            return await show_new(request, error.status, _problem("new", error, fields))
+    asked = {"name": _FIRST_KEY} | ({"id": key_id} if key_id else {})
+    try:
+        key = await api.send("POST", f"/admin/creators/{creator}/keys", asked)
+    except GatewayError as error:
+        if was_made_before(error):
+            return _key_shown_before(request, creator, key_id)
+        raise
     return _key_made(request, f"Creator {creator} is made", key)
+
+
+async def _is_own(request: Request, error: GatewayError, creator: str, key_id: str) -> bool:
+    """Whether the creator that is in the way is the one that this very form has made."""
+    if error.code != "creator_exists" or not key_id:
+        return False
+    if creator == f"cr_{key_id}":
+        return True
+    try:
+        keys = (await api_of(request).get(f"/admin/creators/{creator}/keys", limit=1))["data"]
+    except GatewayError as missing:
+        if missing.status == _NOT_FOUND:
+            return False  # it was deleted
+        raise
+    return [key["id"] for key in keys] == [key_id]
 
 
 async def change(request: Request) -> Response:
@@ -56,7 +82,7 @@ async def change(request: Request) -> Response:
         if changed:
             await api_of(request).send("PATCH", f"/admin/creators/{creator}", changed)
 
-    return await _carried_out(request, "change", fields, work)
+    return await _carried_out(request, "change", fields, work, "saved")
 
 
 async def delete(request: Request) -> Response:
@@ -66,7 +92,7 @@ async def delete(request: Request) -> Response:
         wrong = Problem("delete", "Type the id of the creator to delete it.", fields)
         return await show_creator_page(request, creator, status=422, problem=wrong)
     await api_of(request).send("DELETE", f"/admin/creators/{creator}")
-    return RedirectResponse(_ROOT, 303)
+    return done(request, _ROOT, "creator_deleted")
 
 
 # Credits and corrections
@@ -79,7 +105,7 @@ async def grant(request: Request) -> Response:
         body = _sent(fields, "payer", "credits", "package", "note", "idempotency_key") | _expiry(fields)
         await api_of(request).send("POST", f"/admin/creators/{creator}/credits", body)
 
-    return await _carried_out(request, "grant", fields, work)
+    return await _carried_out(request, "grant", fields, work, "granted")
 
 
 async def adjust(request: Request) -> Response:
@@ -88,42 +114,48 @@ async def adjust(request: Request) -> Response:
     async def work(creator: str) -> None:
         await api_of(request).send("POST", f"/admin/creators/{creator}/adjustments", _sent(fields, *fields))
 
-    return await _carried_out(request, "adjust", fields, work)
+    return await _carried_out(request, "adjust", fields, work, "adjusted")
 
 
 # Virtual keys
 
 
 async def create_key(request: Request) -> Response:
-    fields = await read_fields(request, "name", "models", "expires_at", "overrides")
+    fields = await read_fields(request, "id", "name", "models", "expires_at", "overrides")
     creator = request.path_params["id"]
     try:
         models = [model for model in map(str.strip, _BETWEEN_MODELS.split(fields["models"])) if model]
-        body = _sent(fields, "name") | _expiry(fields) | _overrides(fields) | ({"models": models} if models else {})
+        body = (
+            _sent(fields, "id", "name") | _expiry(fields) | _overrides(fields) | ({"models": models} if models else {})
+        )
         made = await api_of(request).send("POST", f"/admin/creators/{creator}/keys", body)
     except GatewayError as error:
+        if was_made_before(error):
+            return _key_shown_before(request, creator, fields["id"])
         return await show_creator_page(request, creator, status=error.status, problem=_problem("key", error, fields))
     return _key_made(request, "The key is made", made)
 
 
 async def rotate_key(request: Request) -> Response:
-    fields = await read_fields(request, "grace_s")
+    fields = await read_fields(request, "id", "grace_s")
     creator, key_id = request.path_params["id"], request.path_params["key"]
     try:
-        body = {"grace_s": _whole("grace_s", fields["grace_s"])} if fields["grace_s"] else {}
-        made = await api_of(request).send("POST", f"/admin/keys/{key_id}/rotate", body)
+        grace = {"grace_s": _whole("grace_s", fields["grace_s"])} if fields["grace_s"] else {}
+        made = await api_of(request).send("POST", f"/admin/keys/{key_id}/rotate", _sent(fields, "id") | grace)
     except GatewayError as error:
+        if was_made_before(error):
+            return _key_shown_before(request, creator, fields["id"])
         wrong = _problem("keys", error, fields)
         return await show_creator_page(request, creator, status=error.status, problem=wrong)
     return _key_made(request, "The key is rotated", made)
 
 
 async def pause_key(request: Request) -> Response:
-    return await _key_changed(request, "POST", "/pause")
+    return await _key_changed(request, "POST", "/pause", "key_paused")
 
 
 async def resume_key(request: Request) -> Response:
-    return await _key_changed(request, "POST", "/resume")
+    return await _key_changed(request, "POST", "/resume", "key_resumed")
 
 
 async def confirm_revoke(request: Request) -> Response:
@@ -141,16 +173,16 @@ async def confirm_revoke(request: Request) -> Response:
 
 
 async def revoke_key(request: Request) -> Response:
-    return await _key_changed(request, "DELETE", "")
+    return await _key_changed(request, "DELETE", "", "key_revoked")
 
 
-async def _key_changed(request: Request, method: str, what: str) -> Response:
+async def _key_changed(request: Request, method: str, what: str, word: Done) -> Response:
     await read_fields(request)
 
     async def work(creator: str) -> None:
         await api_of(request).send(method, f"/admin/keys/{request.path_params['key']}{what}")
 
-    return await _carried_out(request, "keys", {}, work)
+    return await _carried_out(request, "keys", {}, work, word)
 
 
 def _key_made(request: Request, title: str, key: Mapping[str, Any]) -> Response:
@@ -158,17 +190,32 @@ def _key_made(request: Request, title: str, key: Mapping[str, Any]) -> Response:
     return render(request, "key_made.html", title=title, status=201, key=key, back=creator_path(key["creator"]))
 
 
+def _key_shown_before(request: Request, creator: str, key_id: str) -> Response:
+    back = creator_path(creator)
+    return render(
+        request,
+        "key_shown.html",
+        title="This key was made before",
+        status=409,
+        key_id=key_id,
+        back=back,
+        place="creator",
+    )
+
+
 # Forms
 
 
-async def _carried_out(request: Request, form: str, fields: Fields, work: Callable[[str], Awaitable[None]]) -> Response:
-    """Back to the creator's page once `work` is done, or the page with what the API has against it."""
+async def _carried_out(
+    request: Request, form: str, fields: Fields, work: Callable[[str], Awaitable[None]], word: Done
+) -> Response:
+    """Back to the creator's page once `work` is done, which says so; or the page with what the API has against it."""
     creator = request.path_params["id"]
     try:
         await work(creator)
     except GatewayError as error:
         return await show_creator_page(request, creator, status=error.status, problem=_problem(form, error, fields))
-    return RedirectResponse(creator_path(creator), 303)
+    return done(request, creator_path(creator), word)
 
 
 def _problem(form: str, error: GatewayError, fields: Fields) -> Problem:

@@ -4,11 +4,10 @@ Everything is asked of the API as the viewer may ask it. Who must not see money 
 anything is offered no form.
 """
 
-import secrets
 from collections.abc import Mapping
 from datetime import UTC, date, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 import orjson
@@ -16,13 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.dashboard.api import Api, api_of
+from gateway.dashboard.call_words import outcome_kind
+from gateway.dashboard.forms import NOTHING_WRONG, Problem, key_id, posting_key
 from gateway.dashboard.months_shown import burn_down
 from gateway.dashboard.render import render
 from gateway.dashboard.viewer import viewer_of
 from gateway.errors import GatewayError, RequestError
 from gateway.roles import Role
 
-__all__ = ["NOTHING_WRONG", "Problem", "creator_path", "require_role", "show_creator_page"]
+__all__ = ["creator_path", "require_role", "show_creator_page"]
 
 _KEYS_SHOWN = 100
 _GRANTS_SHOWN = 20
@@ -30,33 +31,9 @@ _CALLS_SHOWN = 10
 _NANO = 10**9
 
 
-class Problem(NamedTuple):
-    """What was wrong with a form that was sent, to be shown beside it, with what had been filled in."""
-
-    form: str = ""
-    message: str = ""
-    entered: Mapping[str, str] = {}
-
-    def of(self, form: str) -> str:
-        """What to say beside `form`; empty where it is not the one."""
-        return self.message if form == self.form else ""
-
-    def value(self, form: str, name: str, default: str = "") -> str:
-        """What stands in a field of `form`: what was filled in before, if that was wrong."""
-        return self.entered.get(name, default) if form == self.form else default
-
-
-NOTHING_WRONG = Problem()
-
-
 def creator_path(creator: str) -> str:
     """Where the creator's page is. A creator may be called as the form for new ones is."""
     return f"/dashboard/creators/{creator}" + ("/page" if creator == "new" else "")
-
-
-def _posting_key() -> str:
-    """For a form that books something: sent twice, it is booked once. What was refused booked nothing, and gets another."""
-    return f"page-{secrets.token_urlsafe(16)}"
 
 
 def require_role(request: Request, *roles: Role) -> None:
@@ -96,8 +73,10 @@ async def show_creator_page(
         keys=keys["data"],
         keys_next=f"{creator_path(creator)}?{urlencode({'keys': keys['next_cursor']})}" if keys["next_cursor"] else "",
         plans=await _plans(api, facts["plan"]),
-        posting_key=_posting_key,
+        posting_key=posting_key,
+        new_key_id=key_id,
         problem=problem,
+        outcome_kind=outcome_kind,
         sees_money=viewer.sees_money,
         may_change=role == "owner",
         may_keep_keys=role in ("owner", "support"),

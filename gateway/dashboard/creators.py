@@ -12,8 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
-from gateway.dashboard.creator_page import NOTHING_WRONG, Problem, creator_path, require_role, show_creator_page
+from gateway.dashboard.creator_page import creator_path, require_role, show_creator_page
+from gateway.dashboard.forms import NOTHING_WRONG, Problem, key_id
 from gateway.dashboard.months_shown import days_in_month, spark_points
+from gateway.dashboard.page_query import page_url
 from gateway.dashboard.render import render
 from gateway.dashboard.viewer import viewer_of
 
@@ -49,6 +51,7 @@ async def show_creators(request: Request) -> Response:
         title="Creators",
         rows=[_row(row, found["period"]) for row in found["data"]],
         period=found["period"],
+        export_url=page_url("/dashboard/export/creators", chosen),
         chosen=chosen,
         sorts=_SORTS,
         states=[(state, title) for state, title in _STATES if sees_money or state != "near_limit"],
@@ -76,6 +79,7 @@ async def show_new(request: Request, status: int = 200, problem: Problem = NOTHI
         title="New creator",
         status=status,
         problem=problem,
+        new_key_id=key_id,
         plans=[("", "Default"), *((plan, plan) for plan in plans)],
     )
 

@@ -5,7 +5,7 @@ One question to `/admin/costs`, made into a table. The same question stands on t
 
 import asyncio
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast, get_args
 from urllib.parse import urlencode
@@ -15,9 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
+from gateway.dashboard.figures import decimals
 from gateway.dashboard.periods import GRAINS, Days, Grain, label_of_day, labels_between
 from gateway.dashboard.pivot import Cell, Heading, Table, pivot
 from gateway.dashboard.render import render
+from gateway.dashboard.words import kind_words, outcome_words
 from gateway.endpoints.parameters import choice, day, known_parameters, refuse, whole_number
 from gateway.errors import GatewayError
 from gateway.ledger.records import Kind, Outcome
@@ -82,7 +84,17 @@ _TOP_MAX = 50
 _CELLS_AT_ONCE = 2_000
 """Are sorted while calls wait: a few milliseconds."""
 UNNAMED = "(none)"
-"""What a group without a name is called: calls without a feature or an agent."""
+"""What a group without a name is called."""
+_UNNAMED: Mapping[str, str] = {
+    "feature": "(no feature)",
+    "agent": "(no agent)",
+    "model": "(no model)",
+    "requested_model": "(no model)",
+    "provider": "(no provider)",
+    "endpoint": "(no endpoint)",
+    "key_id": "(no key)",
+    "payer": "(no payer)",
+}
 
 
 class _Question(NamedTuple):
@@ -174,7 +186,7 @@ def _cells(rows: Iterable[Mapping[str, Any]], question: _Question) -> Iterable[C
     """Over time a column is a group with its sub-group; without time, groups are rows and sub-groups columns."""
     title, field, _ = METRICS[question.metric]
     for row in rows:
-        names = [column_title(row[name]) for name in question.groups]
+        names = [column_title(row[name], name) for name in question.groups]
         if question.grain == _NONE:
             group, split = [*names, *(["All", title][len(names) :])]
             yield Cell(group, split, row[field])
@@ -183,11 +195,11 @@ def _cells(rows: Iterable[Mapping[str, Any]], question: _Question) -> Iterable[C
             yield Cell(label, " / ".join(names) or title, row[field])
 
 
-def column_title(value: str | bool) -> str:
-    """What a group is called."""
+def column_title(value: str | bool, group: str = "") -> str:
+    """What one value of a group is called."""
     if isinstance(value, bool):
         return "cached" if value else "not cached"
-    return value or UNNAMED
+    return value or _UNNAMED.get(group, UNNAMED)
 
 
 def heading_text(heading: Heading) -> str:
@@ -205,6 +217,7 @@ def _page(
     status: int = 200,
 ) -> Response:
     asked = "" if question is None else urlencode(question.asked)
+    unit = "count" if question is None else METRICS[question.metric][2]
     url = f"{request.url.scheme}://{request.url.netloc}/admin/costs?{asked}"
     return render(
         request,
@@ -217,22 +230,29 @@ def _page(
         columns=[] if table is None else [heading_text(heading) for heading in table.columns],
         lines=[] if table is None else [(heading_text(heading), line) for heading, line in table.rows],
         caption="" if question is None else _caption(question),
-        unit="count" if question is None else METRICS[question.metric][2],
+        unit=unit,
         question=question,
         first_title="" if question is None else _first_title(question),
         export_url=f"/dashboard/export/costs?{asked}",
+        places=[] if table is None or unit != "nano_usd" else _places(table),
         curl=f'curl -H "Authorization: Bearer $GATEWAY_ADMIN_KEY" {shlex.quote(url)}',
         metrics=[(name, title) for name, (title, _, _) in METRICS.items()],
         groups=[*_GROUPS.items(), (_NONE, "None")],
         grains=list(_GRAIN_TITLES.items()),
-        kinds=_choices(get_args(Kind)),
-        outcomes=_choices(get_args(Outcome)),
+        kinds=_choices(get_args(Kind), kind_words),
+        outcomes=_choices(get_args(Outcome), outcome_words),
         cached_choices=[("", "All"), ("true", "Cached"), ("false", "Not cached")],
     )
 
 
-def _choices(names: Iterable[str]) -> list[tuple[str, str]]:
-    return [("", "All"), *((name, name) for name in names)]
+def _places(table: Table) -> list[int]:
+    """Digits after the point for each column, the totals' last."""
+    columns = [[line[index] for _, line in table.rows] for index in range(len(table.columns))]
+    return [*(decimals(column) for column in columns), decimals(table.row_totals)]
+
+
+def _choices(names: Iterable[str], words: Callable[[str], str]) -> list[tuple[str, str]]:
+    return [("", "All"), *((name, words(name)) for name in names)]
 
 
 def _caption(question: _Question) -> str:

@@ -1,18 +1,42 @@
-"""How figures are written on pages. Money is shown to its last digit: nothing is rounded away, and nothing is a float."""
+"""How figures are written on pages. Nothing is a float.
 
-from collections.abc import Callable, Mapping
+Money has two forms: to its last digit where one thing is explained, and rounded where amounts are compared, with as many
+digits in a whole column. Whatever is rounded stands beside its exact value (`data-value`, `title`) in the page.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any, NamedTuple
 
-__all__ = ["FILTERS", "Shares", "instant", "number", "percent", "shares", "short_id", "usd_text"]
+__all__ = [
+    "FILTERS",
+    "Shares",
+    "decimals",
+    "instant",
+    "moment",
+    "number",
+    "percent",
+    "places_of",
+    "plain",
+    "shares",
+    "short_id",
+    "usd_at",
+    "usd_round",
+    "usd_text",
+]
 
 _NANO_DIGITS = 9
 _CENT_DIGITS = 2
 _THIN_SPACE = "\u202f"
 _NOTHING = "–"
 _SHORT_CHARS = 8
+_FIGURES = 2
+_PLAIN_DIGITS_MAX = 18
+_COLUMN_MOST = 4
+_ROUNDING = Context(prec=100, rounding=ROUND_HALF_UP)
 _DATE_CHARS = 10
+_MINUTE_CHARS = 16
 _PERMILLE = 1_000
 _HIGH = 750
 _FULL = 950
@@ -39,6 +63,51 @@ def usd_text(value: int | str | Decimal | None) -> str:
     return f"{'-' if is_negative else ''}${int(whole):,}.{shown}"
 
 
+def usd_at(value: int | str | Decimal | None, places: int) -> str:
+    """`$1,234.50` of the same, rounded half up to `places` digits (two at least); `<$0.01` of what would be nothing so."""
+    if value is None or isinstance(value, float):
+        return usd_text(value)
+    step = Decimal(1).scaleb(-max(places, _CENT_DIGITS))
+    exact = Decimal(value).scaleb(-_NANO_DIGITS, _ROUNDING) if isinstance(value, int) else _decimal(value)
+    rounded = exact.quantize(step, context=_ROUNDING)
+    if exact and not rounded:
+        return f"{'-' if exact < 0 else ''}<${step:f}"
+    return f"{'-' if rounded < 0 else ''}${abs(rounded):,f}"
+
+
+def usd_round(value: int | str | Decimal | None) -> str:
+    """`$1,234.57`: cents, and of less than a dime two figures."""
+    return usd_at(value, decimals([value], _NANO_DIGITS))
+
+
+def decimals(values: Iterable[int | str | Decimal | None], most: int = _COLUMN_MOST) -> int:
+    """How many digits after the point a column of these amounts has: cents, or as many as its smallest amount needs for two
+    figures; none that would be a nought in every line, and beyond `most` only those that its largest needs."""
+    amounts = [abs(value) if isinstance(value, int) else _nano_of(value) for value in values if value]
+    needed = [_digits_of(amount) for amount in amounts if amount]
+    return max(_CENT_DIGITS, min(max(needed), most), min(needed)) if needed else _CENT_DIGITS
+
+
+def _digits_of(nano: int) -> int:
+    """For two figures, or fewer where that says all."""
+    text = str(nano)
+    return min(_NANO_DIGITS + _FIGURES - len(text), _NANO_DIGITS - (len(text) - len(text.rstrip("0"))))
+
+
+def _nano_of(value: str | Decimal) -> int:
+    return abs(int(_decimal(value).scaleb(_NANO_DIGITS, _ROUNDING)))
+
+
+def places_of(rows: Iterable[Mapping[str, Any]], *names: str, most: int = _COLUMN_MOST) -> int:
+    """The `decimals` of these fields of all rows; those that whoever looks must not see are in none."""
+    return decimals((row.get(name) for row in rows for name in names), most)
+
+
+def plain(text: str) -> str:
+    """`1 000 000` of what people typed or a plan says, if it is a whole number; anything else as it is."""
+    return number(int(text)) if text.isascii() and text.isdigit() and len(text) <= _PLAIN_DIGITS_MAX else text
+
+
 def number(value: int | None) -> str:
     """`1 234 567`, with thin spaces."""
     return _NOTHING if value is None else f"{value:,}".replace(",", _THIN_SPACE)
@@ -53,7 +122,12 @@ def percent(part: int, whole: int) -> str:
 
 
 def instant(text: str | None) -> str:
-    """`2026-05-31 12:00:07` of an RFC 3339 instant, in UTC; a date stays one."""
+    """`2026-05-31 12:00` of an RFC 3339 instant, in UTC; a date stays one."""
+    return moment(text)[:_MINUTE_CHARS]
+
+
+def moment(text: str | None) -> str:
+    """The same to the second."""
     if not text or len(text) <= _DATE_CHARS:
         return text or _NOTHING
     read = datetime.fromisoformat(text)
@@ -100,9 +174,13 @@ def _decimal(value: str | Decimal) -> Decimal:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "usd": usd_text,
+    "usd_at": usd_at,
+    "usd_round": usd_round,
     "number": number,
     "percent": percent,
+    "plain": plain,
     "instant": instant,
+    "moment": moment,
     "short_id": short_id,
 }
 """What templates call them; `{{ part | percent(whole) }}`."""

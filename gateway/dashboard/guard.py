@@ -1,7 +1,8 @@
 """Who may see a page: plain ASGI middleware in front of everything below `/dashboard`.
 
 Signing in and the static files are open. All else needs a session; what changes anything must also come from a page of
-this very host, which `SameSite=Strict` alone does not say. Whatever is answered carries a policy by which a browser runs
+this very host, which `SameSite=Strict` alone does not say. What a page asks for by itself, to stay up to date, is read
+like anything else but is no use of the session: else one that nobody looks at would not end. Whatever is answered carries a policy by which a browser runs
 nothing but the gateway's own files. Nobody has more than a few pages made at once: each may read and hold megabytes.
 """
 
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.dashboard.cookies import cookie_of
 from gateway.dashboard.origin import require_own_page
+from gateway.dashboard.own_paths import SIGN_IN, sign_in_path
 from gateway.dashboard.render import error_page
 from gateway.dashboard.sessions import SessionBook
 from gateway.dashboard.viewer import Viewer, set_viewer
@@ -22,11 +25,13 @@ __all__ = ["COOKIE", "PAGE_HEADERS", "DashboardGuard", "is_page_path", "session_
 
 COOKIE = "gateway_session"
 _ROOT = "/dashboard"
-_SIGN_IN = "/dashboard/sign-in"
 _STATIC = "/dashboard/static/"
 _CREATOR_HOME = "/dashboard/me"
 _CREATOR_PLACES = (f"{_CREATOR_HOME}/", "/dashboard/export/me/")
 _SIGN_OUT = "/dashboard/sign-out"
+_POLL = (b"x-gateway-poll", b"1")
+"""On what a page asks for by itself."""
+_READS = ("GET", "HEAD")
 _AT_ONCE_MAX = 16
 """Of one key, all its sessions together. A browser has six connections, and streams of a playground count as well."""
 PAGE_HEADERS = (
@@ -85,9 +90,9 @@ class DashboardGuard:
     async def _answer(self, scope: Scope) -> ASGIApp:
         path = scope["path"]
         try:
-            if scope["method"] not in ("GET", "HEAD"):
+            if scope["method"] not in _READS:
                 require_own_page(scope)
-            if path.startswith(_STATIC) or path == _SIGN_IN:
+            if path.startswith(_STATIC) or path == SIGN_IN:
                 return self._app
             viewer = await self._viewer(scope)
         except GatewayError as error:
@@ -97,9 +102,11 @@ class DashboardGuard:
         set_viewer(scope, viewer)
         if self._under_way[_whose(viewer)] >= _AT_ONCE_MAX:
             return error_page(scope, _too_many())
-        if path != _SIGN_OUT and (viewer.admin is None) != _is_for_creators(path):
-            return RedirectResponse(_CREATOR_HOME if viewer.admin is None else _ROOT, 303)
-        return self._app
+        if path == _SIGN_OUT or (viewer.admin is None) == _is_for_creators(path):
+            return self._app
+        if path.rstrip("/") == _ROOT:
+            return self._app if viewer.admin is not None else RedirectResponse(_CREATOR_HOME, 303)
+        return error_page(scope, _somebody_elses(viewer))
 
     @contextmanager
     def _counted(self, scope: Scope) -> Iterator[None]:
@@ -119,7 +126,7 @@ class DashboardGuard:
     async def _viewer(self, scope: Scope) -> Viewer | None:
         token = session_token(scope)
         book: SessionBook = scope["app"].state.sessions
-        return await book.find(token) if token else None
+        return await book.find(token, is_use=not _is_poll(scope)) if token else None
 
 
 def _whose(viewer: Viewer) -> str:
@@ -136,26 +143,32 @@ def _too_many() -> RequestError:
     )
 
 
+def _somebody_elses(viewer: Viewer) -> RequestError:
+    """Not a way elsewhere: whoever followed a link is to know why it does not show what it was sent for."""
+    if viewer.admin is None:
+        message = f"This page is for admins. You are signed in with a virtual key, as {viewer.name}."
+        return RequestError(message, status=403, code="admins_only")
+    message = f"This page is a creator's. You are signed in with an admin key, as {viewer.name}."
+    return RequestError(message, status=403, code="creators_only")
+
+
+def _is_poll(scope: Scope) -> bool:
+    return scope["method"] in _READS and _POLL in scope["headers"]
+
+
 def _is_for_creators(path: str) -> bool:
     return path == _CREATOR_HOME or path.startswith(_CREATOR_PLACES)
 
 
 def _to_sign_in(scope: Scope) -> Response:
+    if _is_poll(scope):
+        return Response(None, 401)  # nobody asked to go anywhere: the page says that it is out of date
     if (b"hx-request", b"true") in scope["headers"]:
         # The whole page has to go there, not the part that was asked for.
-        return Response(None, 200, {"hx-redirect": _SIGN_IN})
-    return RedirectResponse(_SIGN_IN, 303)
+        return Response(None, 200, {"hx-redirect": sign_in_path(scope)})
+    return RedirectResponse(sign_in_path(scope), 303)
 
 
 def session_token(scope: Scope) -> str:
-    """What the session's cookie holds; empty where there is none.
-
-    Read by hand: other programs on the same host send cookies along that no parser of the standard library takes, and
-    with one such line it would give up the session too.
-    """
-    lines: list[bytes] = [value for name, value in scope["headers"] if name == b"cookie"]
-    for pair in b";".join(lines).decode("latin-1").split(";"):
-        known, _, token = pair.strip(" \t").partition("=")
-        if known == COOKIE and token:
-            return token
-    return ""
+    """What the session's cookie holds; empty where there is none."""
+    return cookie_of(scope, COOKIE)

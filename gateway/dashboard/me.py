@@ -3,17 +3,23 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
+from gateway.dashboard.explore import UNNAMED
 from gateway.dashboard.figures import usd_text
+from gateway.dashboard.forms import done
+from gateway.dashboard.periods import Days, labels_between
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import require_creator
+from gateway.dashboard.words import limit_words
+from gateway.errors import RequestError
 
 __all__ = ["downgrade_words", "routes"]
 
@@ -25,12 +31,6 @@ _IMAGES_A_PAGE = 24
 _CALL_FILTERS = ("from", "to", "model", "feature")
 _BOUGHT = frozenset({"free_images_per_day", "credits", "promo_credits"})
 """Limits that have a card of their own."""
-
-_TITLES = {
-    "quota_usd_per_month": "Quota of the month",
-    "budget_usd_per_month": "Budget of the month",
-    "budget_hard_usd_per_month": "Hard budget of the month",
-}
 
 METRICS: Mapping[str, tuple[str, str, Sequence[str]]] = {
     "cost": ("Cost", "nano_usd", ("cost_nano_usd",)),
@@ -62,12 +62,12 @@ async def show_me(request: Request) -> Response:
         title="Usage",
         me=me,
         money_limits=[
-            {**limit, "title": _title(limit["name"])}
+            {**limit, "title": limit_words(limit["name"])}
             for limit in me["limits"]
             if limit["unit"].endswith("nano_usd") and limit["limit"] is not None
         ],
         rate_limits=[
-            {**limit, "title": _title(limit["name"])}
+            {**limit, "title": limit_words(limit["name"])}
             for limit in me["limits"]
             if not limit["unit"].endswith("nano_usd") and limit["name"] not in _BOUGHT
         ],
@@ -78,7 +78,7 @@ async def show_me(request: Request) -> Response:
         metric_title=title,
         unit=unit,
         period=by_day,
-        days=_stacked(by_day["data"], fields),
+        days=_stacked(by_day, fields),
         models=_sums(by_model["data"], "model", fields),
         features=_sums(by_feature["data"], "feature", fields),
         export_query=urlencode({"group_by": "day,model,feature", "from": by_day["from"], "to": by_day["to"]}),
@@ -126,7 +126,7 @@ async def choose_image(request: Request) -> Response:
     require_creator(request)
     await read_fields(request)
     await api_of(request).send("POST", f"/v1/generations/{request.path_params['id']}/select")
-    return RedirectResponse(_IMAGES, 303)
+    return done(request, _IMAGES, "chosen")
 
 
 def downgrade_words(me: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
@@ -155,31 +155,35 @@ def _refuses(limit: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
     return is_full and (not state["is_active"] or "hard" in limit["name"])
 
 
-def _title(name: str) -> str:
-    """A limit's name as people say it; those of the virtual key alone have `key_` in front."""
-    plain = name.removeprefix("key_")
-    title = _TITLES.get(plain) or plain.replace("_", " ").capitalize()
-    return title if plain == name else f"{title}, of this key"
-
-
 def _downgrades(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{model['id']} is answered by {model['downgrade_to']}" for model in models if model["downgrade_to"]]
 
 
-def _stacked(
-    rows: Sequence[Mapping[str, Any]], fields: Sequence[str]
-) -> tuple[list[str], list[tuple[str, list[int | None]]]]:
-    """The models that were used, and for each day what each of them came to; None on days without one."""
-    models = sorted({row["model"] for row in rows})
-    found = {(row["day"], row["model"]): sum(row[name] for name in fields) for row in rows}
-    days = sorted({row["day"] for row in rows})
+def _stacked(usage: Mapping[str, Any], fields: Sequence[str]) -> tuple[list[str], list[tuple[str, list[int | None]]]]:
+    """The models that were used, the largest first, and for each day what each of them came to; None where one was not."""
+    rows = usage["data"]
+    models = [model for model, _ in _sums(rows, "model", fields)] if rows else []
+    found = {(row["day"], row["model"] or UNNAMED): sum(row[name] for name in fields) for row in rows}
+    days = _days_of(usage) if rows else []
     return models, [(day, [found.get((day, model)) for model in models]) for day in days]
+
+
+def _days_of(usage: Mapping[str, Any]) -> list[str]:
+    """Every day that was asked for, also those on which nothing happened; of too many only the others."""
+    try:
+        asked = Days(date.fromisoformat(usage["from"]), date.fromisoformat(usage["to"]))
+        return labels_between(asked, "day")
+    except (ValueError, RequestError):
+        return sorted({row["day"] for row in usage["data"]})
 
 
 def _sums(rows: Sequence[Mapping[str, Any]], group: str, fields: Sequence[str]) -> list[tuple[str, list[int]]]:
     """What each value of `group` came to, the largest first."""
-    sums = [(row[group] or "(none)", [sum(row[name] for name in fields)]) for row in rows]
-    return sorted(sums, key=lambda found: (-found[1][0], found[0]))
+    sums: dict[str, int] = {}
+    for row in rows:
+        title = row[group] or UNNAMED
+        sums[title] = sums.get(title, 0) + sum(row[name] for name in fields)
+    return [(title, [amount]) for title, amount in sorted(sums.items(), key=lambda found: (-found[1], found[0]))]
 
 
 def _own_url(url: str | None) -> str | None:

@@ -11,10 +11,11 @@ from starlette.routing import Route
 
 from gateway.catalog import ENDPOINTS
 from gateway.dashboard.api import api_of
+from gateway.dashboard.call_words import reached_limits
 from gateway.dashboard.estimates import FIELDS, estimate_form
-from gateway.dashboard.page_query import page_query, problem_of
+from gateway.dashboard.page_query import page_query, page_url, problem_of
 from gateway.dashboard.render import read_fields, render
-from gateway.errors import GatewayError, RequestError
+from gateway.errors import GatewayError
 from gateway.estimating import READERS
 
 _PATH = "/dashboard/models"
@@ -29,16 +30,19 @@ _REASONS: Mapping[str, str] = {
 
 async def list_models(request: Request) -> Response:
     query = page_query(request, *_FILTERS)
-    found = await api_of(request).get("/admin/models")
+    api = api_of(request)
+    found = await api.get("/admin/models")
     models = found["data"]
+    fitting = (await api.get("/admin/models", **query))["data"] if query else models
     return render(
         request,
         "models.html",
         title="Models and prices",
         version=found["version"],
-        models=[{**model, "prices": list(_prices(model["price"]))} for model in models if _fits(model, query)],
+        models=[{**model, "prices": list(_prices(model["price"]))} for model in fitting],
         total=len(models),
         filters=query,
+        export_url=page_url("/dashboard/export/models", query),
         reasons=_REASONS,
         endpoints=_options(sorted(ENDPOINTS)),
         providers=_options(sorted({name for model in models for name in _providers_of(model)})),
@@ -108,21 +112,9 @@ async def _estimator(
         models=[(name, name) for name in names],
         endpoints=[(name, name) for name in sorted(READERS)],
         found=found,
+        reached=reached_limits(() if found is None else found["downgrades"], "capacity"),
         prices=[] if found is None else list(_prices(found["price"])),
         problem=problem,
-    )
-
-
-def _fits(model: Mapping[str, Any], query: Mapping[str, str]) -> bool:
-    """Raises `RequestError` for a state there is not."""
-    state = query.get("state", "")
-    if state not in dict(_STATES):
-        raise RequestError("`state` takes `active` or `inactive`.", code="invalid_value", param="state")
-    return (
-        query.get("endpoint", "") in ("", *model["endpoints"])
-        and query.get("provider", "") in ("", *_providers_of(model))
-        and query.get("capability", "") in ("", *model["capabilities"])
-        and state in ("", "active" if model["active"] else "inactive")
     )
 
 

@@ -3,15 +3,18 @@
 The figures are those of `/admin/charges`, totals too; the table is cut into parts, the totals are of all of it.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
 from gateway.dashboard.creator_page import creator_path, require_role
+from gateway.dashboard.forms import done
+from gateway.dashboard.names import names_of
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import viewer_of
 from gateway.errors import GatewayError, RequestError
@@ -24,7 +27,11 @@ _STATES = {
     "held_open": ("Open", "Calls of this month have not ended yet; it can be closed when they have."),
     "closable": ("Open", "The month is over and can be closed."),
     "closed": ("Closed", "What was written when it was closed stands."),
+    "not_begun": ("Not begun", "The month is still to come."),
+    "empty": ("Empty", "Nothing was booked in it, so that there is nothing to close."),
 }
+"""What the API calls a month's state, and one of this page's own -> a word, and a sentence."""
+_SUMS = ("calls", "charge_nano_usd", "cost_nano_usd", "open_calls")
 
 
 async def show_months(request: Request) -> Response:
@@ -54,19 +61,20 @@ async def close(request: Request) -> Response:
         if error.status != 409:
             raise
         return await _show(request, month, error)
-    return RedirectResponse(f"{_PATH}?{urlencode({'month': month})}", 303)
+    return done(request, f"{_PATH}?{urlencode({'month': month})}", "closed")
 
 
 async def _show(request: Request, month: str | None, problem: GatewayError | None = None) -> Response:
     api, start = api_of(request), _start(request)
-    months = (await api.get("/admin/charges/months"))["data"]
+    months = _since_the_first((await api.get("/admin/charges/months"))["data"])
     month = month or months[0]["month"]
     charges = await api.get("/admin/charges", month=month)
     shown = next((row for row in months if row["month"] == month), None)
     if shown is None:
         (shown,) = (await api.get("/admin/charges/months", to=month, count=1))["data"]
     rows = sorted(charges["data"], key=lambda row: (-row["charge_nano_usd"], -row["cost_nano_usd"], row["creator"]))
-    word, reason = _STATES[shown["state"]]
+    state = _state(shown)
+    word, reason = _STATES[state]
     return render(
         request,
         "months.html",
@@ -74,17 +82,29 @@ async def _show(request: Request, month: str | None, problem: GatewayError | Non
         status=problem.status if problem else 200,
         problem=problem.message if problem else "",
         month=month,
-        shown=shown,
+        shown={**shown, "state": state},
         state_word=word,
         state_reason=reason,
         rows=[_row(row) for row in rows[start : start + _ROWS]],
+        names=await names_of(api, (row["creator"] for row in rows[start : start + _ROWS])),
         totals={**charges["totals"], "units_shown": _units(charges["totals"]["units"])},
         next_url=f"{_PATH}?{urlencode({'month': month, 'start': start + _ROWS})}" if len(rows) > start + _ROWS else "",
-        months=[{**row, "state_word": _STATES[row["state"]][0]} for row in months],
+        months=[{**row, "state_word": _STATES[_state(row)][0]} for row in months],
         chart_rows=[(row["month"], [row["charge_nano_usd"], row["cost_nano_usd"]]) for row in reversed(months)],
-        may_close=viewer_of(request).is_owner and shown["state"] == "closable",
+        may_close=viewer_of(request).is_owner and state == "closable",
         export=f"/dashboard/export/charges?{urlencode({'month': month})}",
     )
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    is_empty = not any(row[name] for name in _SUMS)
+    return "empty" if row["state"] == "closable" and is_empty else str(row["state"])
+
+
+def _since_the_first(months: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the months before anything was booked or closed, of which a new gateway would show eleven."""
+    there = [index for index, row in enumerate(months) if _state(row) != "empty"]
+    return list(months[: max(there, default=0) + 1])
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:

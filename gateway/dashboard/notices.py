@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import Api, api_of
+from gateway.dashboard.forms import Done, done
+from gateway.dashboard.names import names_of
 from gateway.dashboard.page_query import page_query, page_url, problem_of
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import viewer_of
+from gateway.dashboard.words import kind_words
 from gateway.errors import GatewayError
 from gateway.ledger.anomalies import METRICS
 from gateway.notices.base import Kind
@@ -21,11 +24,6 @@ _FILTERS = ("kind", "creator", "metric")
 _CURSORS = ("cursor", "anomaly_cursor")
 _ROWS = 50
 _NONE: Mapping[str, Any] = {"data": [], "next_cursor": None}
-_DONE: Mapping[str, str] = {
-    "lifted": "The creator is no longer slowed down.",
-    "resumed": "The key works again.",
-    "tested": "A notice to try the way is on its way: the list says whether it arrives.",
-}
 
 
 async def show_notices(request: Request) -> Response:
@@ -39,7 +37,7 @@ async def lift_throttle(request: Request) -> Response:
 
 async def resume_key(request: Request) -> Response:
     fields = await read_fields(request, "key_id")
-    return await _carry_out(request, "POST", f"/admin/keys/{fields['key_id']}/resume", "resumed", {})
+    return await _carry_out(request, "POST", f"/admin/keys/{fields['key_id']}/resume", "key_resumed", {})
 
 
 async def send_test(request: Request) -> Response:
@@ -47,17 +45,17 @@ async def send_test(request: Request) -> Response:
     return await _carry_out(request, "POST", "/admin/notices/test", "tested", {})
 
 
-async def _carry_out(request: Request, method: str, path: str, word: str, body: Mapping[str, Any] | None) -> Response:
+async def _carry_out(request: Request, method: str, path: str, word: Done, body: Mapping[str, Any] | None) -> Response:
     """Back to the page, which says what was done; or the page with what the API said against it."""
     try:
         await api_of(request).send(method, path, body)
     except GatewayError as error:
         return await _page(request, problem_of(error), error.status)
-    return RedirectResponse(page_url(_PATH, {"done": word}), 303)
+    return done(request, _PATH, word)
 
 
 async def _page(request: Request, problem: str, status: int) -> Response:
-    query = page_query(request, *_FILTERS, *_CURSORS, "done")
+    query = page_query(request, *_FILTERS, *_CURSORS)
     api = api_of(request)
     filters = {name: query[name] for name in _FILTERS if name in query}
     notices: Mapping[str, Any] = _NONE
@@ -69,13 +67,17 @@ async def _page(request: Request, problem: str, status: int) -> Response:
     throttles = await api.get("/admin/throttles", limit=_ROWS)
     paused = await api.get("/admin/paused-keys", limit=_ROWS)
     admin = viewer_of(request).admin
+    shown = (*notices["data"], *anomalies["data"], *throttles["data"], *paused["data"])
     return render(
         request,
         "notices.html",
         title="Notices",
         status=status,
         filters=filters,
-        kinds=[("", "any"), *((kind, kind) for kind in get_args(Kind))],
+        notices_export=page_url("/dashboard/export/notices", _chosen(filters, "kind", "creator")),
+        anomalies_export=page_url("/dashboard/export/anomalies", _chosen(filters, "creator", "metric")),
+        names=await names_of(api, (row.get("creator") or "" for row in shown)),
+        kinds=[("", "any"), *((kind, kind_words(kind)) for kind in get_args(Kind))],
         metrics=[("", "any"), *((metric, "cost" if metric == "cost_nano_usd" else metric) for metric in METRICS)],
         notices=notices["data"],
         notices_next=_older(filters, "cursor", notices["next_cursor"]),
@@ -86,7 +88,6 @@ async def _page(request: Request, problem: str, status: int) -> Response:
         paused=paused["data"],
         has_more_paused=paused["has_more"],
         may_act=admin is not None and admin.role != "finance",
-        done=_DONE.get(query.get("done", ""), "") if not problem else "",
         problem=problem,
     )
 

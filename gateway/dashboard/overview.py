@@ -7,15 +7,17 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.dashboard.api import Api, api_of
+from gateway.dashboard.creator_page import creator_path
 from gateway.dashboard.explore import column_title, heading_text
-from gateway.dashboard.figures import number, percent, usd_text
+from gateway.dashboard.figures import number, percent, usd_round
+from gateway.dashboard.names import names_of
 from gateway.dashboard.periods import NAMED, Days, before, days_of, labels_between
 from gateway.dashboard.pivot import Cell, pivot
 from gateway.dashboard.render import render
@@ -30,9 +32,12 @@ _DIMENSIONS: Mapping[str, str] = {
     "provider": "Provider",
 }
 _PERIOD_DEFAULT = "7d"
+_OWN = "custom"
+"""The period whose days are given."""
 _COLUMNS = 8
 _CREATORS = 10
 _LATEST = 5
+_REFUSALS = 10
 _CELLS_AT_ONCE = 2_000
 """Are sorted while calls wait: a few milliseconds."""
 _SUMS = "cost,charge,saved,calls,errors,input_tokens,output_tokens"
@@ -45,6 +50,8 @@ class Card(NamedTuple):
     value: str
     delta: str
     note: str
+    nano_usd: int | None = None
+    """Of money, what it is exactly; `value` is it rounded."""
 
 
 class _Sums(NamedTuple):
@@ -65,11 +72,12 @@ async def show_overview(request: Request) -> Response:
         return _page(request, given, status=error.status, problem=error.message, days=None)
     earlier = before(period, days)
     api = api_of(request)
-    now_sums, earlier_sums, series, creators, live = await _together(
+    now_sums, earlier_sums, series, creators, refused, live = await _together(
         _sums(api, days),
         _sums(api, earlier),
         api.get("/admin/costs", group_by=f"day,{by}", sums="cost,calls", **days.query()),
         api.get("/admin/costs", group_by="creator", sums="cost,charge,calls", **days.query()),
+        api.get("/admin/refusals", limit=_REFUSALS, **days.query()),
         _live(api),
     )
     return _page(
@@ -79,7 +87,11 @@ async def show_overview(request: Request) -> Response:
         earlier=earlier,
         cards=_cards(now_sums, earlier_sums),
         **await _charts(series["data"], days, by),
-        creators=_top(creators["data"], now_sums.totals["cost_nano_usd"]),
+        creators=(top := _top(creators["data"], now_sums.totals["cost_nano_usd"])),
+        refused=refused,
+        refused_rows=[{**row, "url": f"{creator_path(row['creator'])}#refused"} for row in refused["data"]],
+        refused_url=f"/dashboard/export/refusals?{urlencode(days.query())}",
+        names=await names_of(api, [row["creator"] for row in (*top, *refused["data"])]),
         totals=now_sums.totals,
         export_url=f"/dashboard/export/costs?{urlencode({'group_by': f'day,{by}', **days.query()})}",
         explore_url=f"/dashboard/explore?{urlencode({'group': by, **days.query()})}",
@@ -97,9 +109,10 @@ def _read(request: Request) -> dict[str, str]:
     """Two days in the form stand for a period, as does `from..to` in the URL. Raises `RequestError`."""
     known = known_parameters(request.query_params, {"period", "by", "from", "to"})
     query = {name: value.strip() for name, value in known.items() if value.strip()}
-    if "from" in query or "to" in query:
-        if "period" in query:
-            refuse("period", "stands for `from` and `to`: give the one or the others")
+    if "from" in query or "to" in query or query.get("period") == _OWN:
+        # One of the two would be thrown away, and nobody would be told.
+        if query.get("period", _OWN) != _OWN:
+            refuse("period", "stands for `from` and `to`: choose days of your own as the period, or empty both of them")
         query["period"] = f"{query.get('from', '')}..{query.get('to', '')}"
     return query
 
@@ -132,15 +145,24 @@ async def _live(api: Api) -> dict[str, Any]:
         _part(api.get("/admin/throttles", limit=_LATEST)),
         _part(api.get("/admin/notices", limit=_LATEST)),
     )
-    now = dict(zip(names, parts, strict=True))
+    now: dict[str, Any] = dict(zip(names, parts, strict=True))
     listed = now["providers"]["answer"] or {"data": []}
     deployments = [{**found, "provider": row["id"]} for row in listed["data"] for found in row["deployments"]]
+    told = [row.get("creator") or "" for name in names[2:] for row in (now[name]["answer"] or {"data": []})["data"]]
+    now["names"] = await _names(api, told)
     return {
         "now": now,
         "deployments": len(deployments),
         "troubled": [found for found in deployments if found["state"] != "ok"],
-        "creator_url": _creator_url,
     }
+
+
+async def _names(api: Api, creators: Iterable[str]) -> Mapping[str, str]:
+    """None where they cannot be had: what is live shows what it can."""
+    try:
+        return await names_of(api, creators)
+    except GatewayError:
+        return {}
 
 
 async def _part(asked: Awaitable[Any]) -> dict[str, Any]:
@@ -166,19 +188,13 @@ async def _charts(rows: Sequence[Mapping[str, Any]], days: Days, by: str) -> dic
 
 
 def _cells(rows: Iterable[Mapping[str, Any]], by: str, field: str) -> Iterable[Cell]:
-    return (Cell(row["day"], column_title(row[by]), row[field]) for row in rows)
+    """What has no name and no amount, such as a grant of credits, is no line of a chart."""
+    return (Cell(row["day"], column_title(row[by], by), row[field]) for row in rows if row[by] or row[field])
 
 
 def _top(rows: Sequence[Mapping[str, Any]], total: int) -> list[dict[str, Any]]:
     found = sorted(rows, key=lambda row: (-row["cost_nano_usd"], row["creator"]))[:_CREATORS]
-    return [
-        {**row, "url": _creator_url(row["creator"]), "share": percent(max(row["cost_nano_usd"], 0), max(total, 0))}
-        for row in found
-    ]
-
-
-def _creator_url(creator: str) -> str:
-    return f"/dashboard/creators/{quote(creator, safe='')}"
+    return [{**row, "share": percent(max(row["cost_nano_usd"], 0), max(total, 0))} for row in found]
 
 
 def _cards(now: _Sums, earlier: _Sums) -> list[Card]:
@@ -186,14 +202,14 @@ def _cards(now: _Sums, earlier: _Sums) -> list[Card]:
     tokens = new["input_tokens"] + new["output_tokens"]
     both = f"{number(new['input_tokens'])} in, {number(new['output_tokens'])} out"
     return [
-        Card("Spend", usd_text(new["cost_nano_usd"]), _change(new["cost_nano_usd"], old["cost_nano_usd"]),
-             f"{usd_text(new['charge_nano_usd'])} charged"),
+        Card("Spend", usd_round(new["cost_nano_usd"]), _change(new["cost_nano_usd"], old["cost_nano_usd"]),
+             f"{usd_round(new['charge_nano_usd'])} charged", new["cost_nano_usd"]),
         Card("Calls", number(new["calls"]), _change(new["calls"], old["calls"]), ""),
         Card("Tokens", number(tokens), _change(tokens, old["input_tokens"] + old["output_tokens"]), both),
         Card("Error rate", percent(new["errors"], new["calls"]),
              _points((new["errors"], new["calls"]), (old["errors"], old["calls"])), f"{number(new['errors'])} of {number(new['calls'])} calls"),
-        Card("Saved by the cache", usd_text(new["saved_nano_usd"]),
-             _change(new["saved_nano_usd"], old["saved_nano_usd"]), ""),
+        Card("Saved by the cache", usd_round(new["saved_nano_usd"]),
+             _change(new["saved_nano_usd"], old["saved_nano_usd"]), "", new["saved_nano_usd"]),
         Card("Cache hits", percent(now.cached_calls, new["calls"]),
              _points((now.cached_calls, new["calls"]), (earlier.cached_calls, old["calls"])),
              f"{number(now.cached_calls)} of {number(new['calls'])} calls"),
@@ -229,7 +245,7 @@ def _page(
     **values: Any,
 ) -> Response:
     period = form.get("period", "")
-    own = [] if period in NAMED or days is None else [(period, f"{days.first} to {days.last}")]
+    is_own = days is not None and period not in NAMED
     return render(
         request,
         "overview.html",
@@ -238,12 +254,12 @@ def _page(
         problem=problem,
         days=days,
         earlier=earlier,
-        period=period,
-        first=form.get("from", "") if days is None else days.first.isoformat(),
-        after=form.get("to", "") if days is None else days.after.isoformat(),
+        period=_OWN if is_own else period,
+        first=days.first.isoformat() if days is not None and is_own else form.get("from", ""),
+        after=days.after.isoformat() if days is not None and is_own else form.get("to", ""),
         by=form.get("by", "model"),
         dimension=_DIMENSIONS.get(form.get("by", "model"), ""),
-        periods=[*NAMED.items(), *own],
+        periods=[*NAMED.items(), (_OWN, "Days of your own")],
         dimensions=list(_DIMENSIONS.items()),
         **values,
     )

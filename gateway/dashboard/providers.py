@@ -12,14 +12,15 @@ from gateway.dashboard.api import api_of
 from gateway.dashboard.figures import percent
 from gateway.dashboard.page_query import page_query, page_url, problem_of
 from gateway.dashboard.render import render
+from gateway.dashboard.words import state_words
 from gateway.errors import GatewayError
 
 _PATH = "/dashboard/providers"
 _STATES: Mapping[str, tuple[str, str]] = {
     "ok": ("ok", "ok"),
-    "cooling_down": ("cooling down", "warn"),
-    "half_open": ("being tried again", "warn"),
-    "open": ("circuit open", "bad"),
+    "cooling_down": (state_words("cooling_down"), "warn"),
+    "half_open": (state_words("half_open"), "warn"),
+    "open": (state_words("open"), "bad"),
 }
 
 
@@ -44,6 +45,7 @@ async def show_providers(request: Request) -> Response:
         window=window,
         windows=[("1h", "the last hour"), ("24h", "the last 24 hours")],
         self_url=page_url(_PATH, {"window": window}),
+        figures_url=page_url("/dashboard/export/provider-figures", {"window": window}),
         extent=figures,
         providers=[
             {

@@ -19,7 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler, Receive, Scope, Send
 
-from gateway.dashboard.figures import FILTERS, shares
+from gateway.dashboard import figures, words
+from gateway.dashboard.forms import Problem, forget_done, said_done
+from gateway.dashboard.own_paths import sign_in_path
 from gateway.dashboard.static_files import static_url
 from gateway.dashboard.viewer import Viewer
 from gateway.endpoints import FORM_BYTES_MAX, read_bounded
@@ -29,6 +31,8 @@ __all__ = ["NAVIGATION", "Place", "error_page", "read_fields", "render", "with_e
 
 _HERE = Path(__file__).parent
 _FIELDS_MAX = 100
+_ERRORS = 400
+"""The first status of those that are errors."""
 _PAGES = "/dashboard"
 _ERROR_TITLES = {
     400: "This cannot be done",
@@ -74,14 +78,19 @@ NAVIGATION = (
 
 
 def render(request: Request, template: str, *, title: str, status: int = 200, **values: Any) -> Response:
-    """The page. Templates also find `viewer`, `navigation`, `path` and `query` (the request's parameters, a dict)."""
+    """The page. Templates also find `viewer`, `navigation`, `path` and `query` (the request's parameters, a dict).
+
+    `problem`, a sentence or a `Problem`, is said at the top of the page.
+    """
     return _page(request.scope, template, status, title=title, query=dict(request.query_params), **values)
 
 
 def error_page(scope: Scope, error: GatewayError) -> Response:
     """What went wrong, for people, with the error's status."""
     title = _ERROR_TITLES.get(error.status, "Error")
-    answer = _page(scope, "error.html", error.status, title=title, query={}, error=error)
+    answer = _page(
+        scope, "error.html", error.status, title=title, query={}, error=error, sign_in_path=sign_in_path(scope)
+    )
     answer.headers.update(error.headers)
     return answer
 
@@ -134,14 +143,22 @@ async def read_fields(request: Request, *known: str) -> dict[str, str]:
 def _page(scope: Scope, template: str, status: int, **values: Any) -> Response:
     viewer: Viewer | None = scope.get("state", {}).get("viewer")
     places = [] if viewer is None else [place for place in NAVIGATION if _role(viewer) in place.roles]
+    problem: Problem | str = values.get("problem", "")
+    is_part = (b"hx-request", b"true") in scope["headers"]
     common: Mapping[str, Any] = {
+        "alert": problem if isinstance(problem, Problem) else Problem(message=problem),
+        "done": "" if is_part or status >= _ERRORS else said_done(scope),
+        "is_error": status >= _ERRORS,
         "viewer": viewer,
         "role": "" if viewer is None else _role(viewer),
         "navigation": places,
         "path": scope["path"],
         "here": _place_of(scope["path"], places),
     }
-    return _Page(template, {**common, **values}, status)
+    page = _Page(template, {**common, **values}, status)
+    if not is_part:
+        forget_done(scope, page)
+    return page
 
 
 class _Page(Response):
@@ -183,7 +200,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters.update(FILTERS)
+    made.filters.update(figures.FILTERS)
+    made.filters.update(words.FILTERS)
     made.globals["static_url"] = static_url
-    made.globals["shares"] = shares
+    made.globals["shares"] = figures.shares
+    made.globals["decimals"] = figures.decimals
+    made.globals["places_of"] = figures.places_of
     return made

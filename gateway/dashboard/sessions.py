@@ -89,15 +89,18 @@ class SessionBook:
         )
         return token
 
-    async def find(self, token: str) -> Viewer | None:
-        """Whose session it is; None where there is none, or no longer. Raises `StoreError`."""
+    async def find(self, token: str, *, is_use: bool = True) -> Viewer | None:
+        """Whose session it is; None where there is none, or no longer. Raises `StoreError`.
+
+        Unused for `IDLE_S` it is over; being found is a use of it only if `is_use`.
+        """
         if len(token) > _TOKEN_CHARS_MAX:
             return None
         session_id, now = self._id_of(token), self._now_ms()
         row = await self._database.fetch_one(select(sessions).where(sessions.c.id == session_id, ~self._is_over(now)))
         if row is None or (viewer := await self._viewer(row)) is None:
             return None
-        if now - row["seen_at"] >= _SEEN_EVERY_S * 1000:
+        if is_use and now - row["seen_at"] >= _SEEN_EVERY_S * 1000:
             # A store that takes no writes is one to be looked at all the more: the session may end early instead.
             with suppress(StoreError):
                 await self._database.write(update(sessions).where(sessions.c.id == session_id).values(seen_at=now))

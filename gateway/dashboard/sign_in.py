@@ -17,13 +17,13 @@ from gateway.audit import AuditLog
 from gateway.calls import new_request_id
 from gateway.dashboard.guard import COOKIE, session_token
 from gateway.dashboard.origin import is_secure
+from gateway.dashboard.own_paths import SIGN_IN, own_path
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.sessions import LIFETIME_S, SessionBook
 from gateway.dashboard.viewer import Viewer, viewer_of
 from gateway.errors import GatewayError
 
 _HOME = "/dashboard"
-_SIGN_IN = "/dashboard/sign-in"
 _SIGN_OUT = "/dashboard/sign-out"
 _UNAUTHENTICATED = 401
 _SERVER_FAULT = 500
@@ -32,23 +32,41 @@ _log = structlog.get_logger()
 
 
 async def show_sign_in(request: Request) -> Response:
-    return render(request, "sign_in.html", title="Sign in", problem="")
+    """Who is signed in may go on, or sign in as somebody else. `next` is where to go then."""
+    token = session_token(request.scope)
+    viewer = await _book(request).find(token, is_use=False) if token else None
+    return _form(request, request.query_params.get("next", ""), already=viewer)
+
+
+def _form(
+    request: Request, wanted: str, *, problem: str = "", status: int = 200, already: Viewer | None = None
+) -> Response:
+    return render(
+        request,
+        "sign_in.html",
+        title="Sign in",
+        status=status,
+        problem=problem,
+        next=own_path(wanted),
+        already="" if already is None else already.name,
+    )
 
 
 async def sign_in(request: Request) -> Response:
     """A new session under a new token. The one that the browser had is over: nobody goes on in a session begun by others."""
-    book = _book(request)
+    book, wanted = _book(request), ""
     try:
-        fields = await read_fields(request, "key")
+        fields = await read_fields(request, "key", "next")
+        wanted = own_path(fields["next"])
         viewer, digest = await _recognise(request, fields["key"])
-        async with _audited(request, viewer, _SIGN_IN):
+        async with _audited(request, viewer, SIGN_IN):
             if former := session_token(request.scope):
                 await book.close_token(former)
             token = await book.open(viewer, digest)
     except GatewayError as error:
-        return _refusal(request, error)
+        return _refusal(request, error, wanted)
     _log.info("signed_in", **_who(viewer))
-    answer = RedirectResponse(_HOME, _SEE_OTHER)
+    answer = RedirectResponse(wanted or _HOME, _SEE_OTHER)
     answer.set_cookie(
         COOKIE,
         token,
@@ -66,7 +84,7 @@ async def sign_out(request: Request) -> Response:
     async with _audited(request, viewer, _SIGN_OUT):
         await _book(request).close(viewer.session_id)
     _log.info("signed_out", **_who(viewer))
-    answer = RedirectResponse(_SIGN_IN, _SEE_OTHER)
+    answer = RedirectResponse(SIGN_IN, _SEE_OTHER)
     answer.delete_cookie(COOKIE, path=_HOME, httponly=True, samesite="strict", secure=is_secure(request.scope))
     return answer
 
@@ -116,12 +134,12 @@ async def _audited(request: Request, viewer: Viewer, path: str) -> AsyncIterator
     await record(phase="done", status=_SEE_OTHER)
 
 
-def _refusal(request: Request, error: GatewayError) -> Response:
+def _refusal(request: Request, error: GatewayError, wanted: str) -> Response:
     _log.info("sign_in_refused", code=error.code, status=error.status, address=_address(request))
     problem = error.message
     if error.status == _UNAUTHENTICATED:
         problem = "This key is not one of this gateway's, or it is no longer good."
-    answer = render(request, "sign_in.html", title="Sign in", problem=problem, status=error.status)
+    answer = _form(request, wanted, problem=problem, status=error.status)
     answer.headers.update({name: value for name, value in error.headers.items() if name == "retry-after"})
     return answer
 
@@ -149,7 +167,7 @@ def _address(request: Request) -> str:
 routes = [
     Route("/dashboard", go_home, methods=["GET"]),
     Route("/dashboard/", go_home, methods=["GET"]),
-    Route(_SIGN_IN, show_sign_in, methods=["GET"]),
-    Route(_SIGN_IN, sign_in, methods=["POST"]),
+    Route(SIGN_IN, show_sign_in, methods=["GET"]),
+    Route(SIGN_IN, sign_in, methods=["POST"]),
     Route(_SIGN_OUT, sign_out, methods=["POST"]),
 ]

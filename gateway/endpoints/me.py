@@ -6,17 +6,17 @@ calls come as a file: every row that fits, streamed.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.creator_view import CALL_FIELDS, call_json, view_of
 from gateway.endpoints import json_response
+from gateway.endpoints.csv_files import csv_of_pages, csv_of_rows
 from gateway.endpoints.parameters import (
     choice,
     database_of,
@@ -38,7 +38,7 @@ from gateway.ledger.creator_queries import (
     own_calls,
     usage_of_creator,
 )
-from gateway.ledger.entry_json import csv_header, csv_line, entry_json, sums_json
+from gateway.ledger.entry_json import entry_json, sums_json
 from gateway.ledger.periods import rfc3339
 from gateway.ledger.queries import COST_SUMS, EntryFilter, entries_newest_first
 from gateway.ledger.statements import Row
@@ -49,10 +49,6 @@ LIMIT_MAX = 500
 _ROWS_AT_ONCE = 100
 """Some two milliseconds of work."""
 _FORMATS = {"json", "csv"}
-_PIECE_ROWS = 8
-"""Written at once, in a fraction of a millisecond."""
-_REST = 2
-"""Calls have their turn for so many times as long as a piece of a file took."""
 
 
 async def show_me(request: Request) -> Response:
@@ -79,7 +75,7 @@ async def show_usage(request: Request) -> Response:
 
     if form == "csv":
         names = (*group_by, *sums_json(dict.fromkeys(COST_SUMS, 0)))
-        return _file("usage", names, rows, _nothing_more(), shown)
+        return csv_of_rows("usage", names, rows, shown)
 
     def answer() -> Response:
         data = [shown(row) for row in rows]
@@ -116,8 +112,7 @@ async def _all_calls(request: Request, query: Mapping[str, str], wanted: EntryFi
         if name in query:
             refuse(name, "is for pages of JSON; `format=csv` holds every call that fits")
     lists = entries_newest_first(database_of(request), wanted)
-    # Read before the status leaves, so that a store that fails at once still gets a proper answer.
-    return _file("calls", CALL_FIELDS, await anext(lists, []), lists, _call)
+    return await csv_of_pages("calls", CALL_FIELDS, lists, _call)
 
 
 async def show_call(request: Request) -> Response:
@@ -170,37 +165,6 @@ def _grant(row: Row) -> dict[str, Any]:
         "created_at": rfc3339(row["created_at"]),
         "expires_at": None if row["expires_at"] is None else rfc3339(row["expires_at"]),
     }
-
-
-def _file(
-    name: str,
-    names: Sequence[str],
-    first: list[Row],
-    others: AsyncIterator[list[Row]],
-    shown: Callable[[Row], Mapping[str, Any]],
-) -> Response:
-    """CSV of `first` and then of `others`, each row as `shown` tells it, under the header `names`."""
-
-    async def body() -> AsyncIterator[bytes]:
-        yield csv_header(names).encode()
-        rows = first
-        while rows:
-            for start in range(0, len(rows), _PIECE_ROWS):
-                began_at = time.perf_counter()
-                piece = "".join(csv_line(shown(row)) for row in rows[start : start + _PIECE_ROWS]).encode()
-                took_s = time.perf_counter() - began_at
-                yield piece
-                await asyncio.sleep(_REST * took_s)
-            rows = await anext(others, [])
-
-    headers = {"content-disposition": f'attachment; filename="{name}.csv"'}
-    return StreamingResponse(body(), 200, headers, "text/csv; charset=utf-8")
-
-
-async def _nothing_more() -> AsyncIterator[list[Row]]:
-    nothing: tuple[list[Row], ...] = ()
-    for rows in nothing:
-        yield rows
 
 
 async def _made(answer: Callable[[], Response], rows: int) -> Response:

@@ -21,6 +21,7 @@ __all__ = [
     "entry_cursor",
     "instant_ms",
     "known_parameters",
+    "pages_only",
     "read_entry_cursor",
     "refuse",
     "whole_number",
@@ -50,6 +51,13 @@ def known_parameters(query: QueryParams, known: Collection[str]) -> Mapping[str,
             refuse(name, f"takes at most {_TEXT_CHARS_MAX} characters")
         found[name] = value
     return found
+
+
+def pages_only(query: Mapping[str, str], *names: str) -> None:
+    """Raises `RequestError` for a parameter of pages where a file was asked for, which holds all that fits."""
+    for name in names:
+        if name in query:
+            refuse(name, "is for pages of JSON; `format=csv` holds all that fits")
 
 
 def refuse(name: str, reason: str) -> NoReturn:

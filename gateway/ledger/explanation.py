@@ -42,7 +42,7 @@ async def _explained(database: Database, row: Row) -> dict[str, Any]:
     }
 
 
-async def _price_shown(database: Database, row: Row, version: str) -> dict[str, str] | None:
+async def _price_shown(database: Database, row: Row, version: str) -> dict[str, str | int] | None:
     """The rates that held, as they stood: US dollars per million tokens or per image; None where none were kept."""
     price = await price_of_version(database, row["served_model"], version) if version else None
     if price is None:

@@ -13,8 +13,8 @@ from gateway.ledger.sqlite.readers import read_only_uri
 
 __all__ = ["HEAD", "SCRIPTS", "known_version", "migrate", "require_current", "stored_version"]
 
-HEAD = "0007"
-_KNOWN = (None, "0001", "0002", "0003", "0004", "0005", "0006", "0007")
+HEAD = "0008"
+_KNOWN = (None, "0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every version there ever was, oldest first; None is an empty file."""
 _LOCK_TIMEOUT_S = 60.0
 SCRIPTS = Path(__file__).parent / "migrations"

@@ -14,8 +14,8 @@ from gateway.ledger.schema import holds, meta, month_charges, usage_daily
 
 __all__ = ["Month", "MonthState", "months_before", "months_shown"]
 
-MonthState = Literal["running", "held_open", "closable", "closed"]
-"""Not over yet; over, with calls of it still open; over, and nobody closed it; closed."""
+MonthState = Literal["not_begun", "running", "held_open", "closable", "closed"]
+"""Still to come; not over yet; over, with calls of it still open; over, and nobody closed it; closed."""
 
 
 _SUMS = ("calls", "charge_nano_usd", "cost_nano_usd")
@@ -62,7 +62,10 @@ async def months_shown(database: Database, months: Sequence[str], now_ms: int) -
 def _state(month: str, closed_at: int | None, open_calls: int, now_ms: int) -> MonthState:
     if closed_at is not None:
         return "closed"
-    if now_ms < month_bounds_ms(month)[1] + LATE_HOLDS_MS:
+    begins_ms, ends_ms = month_bounds_ms(month)
+    if now_ms < begins_ms:
+        return "not_begun"
+    if now_ms < ends_ms + LATE_HOLDS_MS:
         return "running"
     return "held_open" if open_calls else "closable"
 

@@ -177,12 +177,13 @@ audit_log = _table(
     _text("admin_name"),
     _text("role"),
     _text("action"),  # method and route: `POST /admin/creators/{id}/keys`
-    _text("target"),  # what the route's braces stood for: `id=acme`
+    _text("target"),  # what the route's braces stood for, whose key that is, and what was made: `id=acme,made=k1`
     _text("details"),  # JSON object: what was sent, without what names people and without secrets
     _text("address"),
     _number("status"),  # of the answer; 0 while there is none
     _instant("created_at"),
     Index(None, "request_id"),
+    Index(None, "target", "request_id"),
 )
 
 # No foreign keys from here on: creators are never deleted from their table, and a look-up a row is paid on every call.

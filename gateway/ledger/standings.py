@@ -7,7 +7,7 @@ have their turn.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import ColumnElement, Select, case, func, select
 
 from gateway.ledger.database import Database
 from gateway.ledger.schema import creators, refusals_daily, usage_daily
@@ -87,6 +87,34 @@ async def refusals_of_creator(database: Database, creator: str, *, from_day: str
         .order_by(there.day, there.reason)
     )
     return await database.fetch_all(query)
+
+
+async def refusals_summed(
+    database: Database, equal: Mapping[str, str], *, from_day: str, to_day: str, limit: int | None
+) -> list[Row]:
+    """`creator`, `reason` and `count`, the most first; `equal` narrows by either, `limit` None is all of them."""
+    there, count = refusals_daily.c, func.sum(refusals_daily.c.count)
+    query = (
+        select(there.creator, there.reason, count.label("count"))
+        .where(*_refused(equal, from_day, to_day))
+        .group_by(there.creator, there.reason)
+        .order_by(count.desc(), there.creator, there.reason)
+    )
+    rows = await _all(database, query if limit is None else query.limit(limit))
+    return [{**row, "count": int(row["count"])} for row in rows]
+
+
+async def refusals_by_reason(database: Database, equal: Mapping[str, str], *, from_day: str, to_day: str) -> list[Row]:
+    """`reason` and `count`, the most first."""
+    there, count = refusals_daily.c, func.sum(refusals_daily.c.count)
+    query = select(there.reason, count.label("count")).where(*_refused(equal, from_day, to_day))
+    rows = await database.fetch_all(query.group_by(there.reason).order_by(count.desc(), there.reason))
+    return [{**row, "count": int(row["count"])} for row in rows]
+
+
+def _refused(equal: Mapping[str, str], from_day: str, to_day: str) -> list[ColumnElement[bool]]:
+    there = refusals_daily.c
+    return [*(there[name] == value for name, value in equal.items()), there.day >= from_day, there.day < to_day]
 
 
 async def _all(database: Database, query: Select[Any]) -> list[Row]:

@@ -85,7 +85,7 @@ _ADVICE: Mapping[str, Mapping[str, str]] = {
         "health_check_interval": "health follows from the calls themselves: no calls are made to ask",
         "health_check_details": "GET /admin/providers tells",
         "alert_types": "every notice goes to every target (docs/notices.md)",
-        "alerting_threshold": "no alert on slow calls by itself: deploy/prometheus/alerts.yaml",
+        "alerting_threshold": "no alert on slow calls by itself: deploy/prometheus/alerts.yml",
         "alerting_args": "docs/notices.md says what is told, and when",
         "pass_through_endpoints": "there are no pass-through endpoints",
         "key_management_system": "provider keys come from the environment; put your secret manager in front of it",

@@ -7,12 +7,13 @@ from gateway.openapi import errors
 from gateway.openapi.shapes import Answer, Body, Operation, Schema, choice, integer, listing, query
 from gateway.roles import ROLES
 
-__all__ = ["CSV", "CURSOR", "OBJECT", "OBJECTS", "YES_OR_NO", "admin_operation", "form_schema", "page_limit"]
+__all__ = ["CSV", "CURSOR", "FORMAT", "OBJECT", "OBJECTS", "YES_OR_NO", "admin_operation", "form_schema", "page_limit"]
 
 OBJECT: Schema = {"type": "object"}
 OBJECTS = listing(OBJECT)
 CSV = ("application/json", "text/csv")
 YES_OR_NO = choice(["true", "false"])
+FORMAT = query("format", "A file with all that fits.", choice(["json", "csv"], default="json"))
 CURSOR = query("cursor", "The `next_cursor` of an answer.")
 
 

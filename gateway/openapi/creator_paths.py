@@ -185,12 +185,13 @@ def _images() -> list[Operation]:
             "Images",
             "List the images one had made",
             "The newest first; an image that is kept comes with a fresh signed URL.",
-            Answer("A page.", page),
+            Answer("A page.", page, types=("application/json", "text/csv")),
             errors.READS,
             (
                 query("limit", "How many.", integer(minimum=1, maximum=100, default=20)),
                 query("after", "The `last_id` of an answer."),
                 query("request_id", "Of one call only."),
+                _FORMAT,
             ),
         ),
         _get(

@@ -145,6 +145,7 @@ _OF_PATH: Mapping[str, str] = {
     "item_id": "The item's id.",
     "month": "`YYYY-MM`.",
     "creator": "The creator's id.",
+    "plan": "The plan's name.",
 }
 
 

@@ -5,13 +5,14 @@ from gateway.endpoints.admin.creators import CreatorChanges, CreatorForm
 from gateway.endpoints.admin.keys import AdminKeyChanges, AdminKeyForm, KeyForm, NoForm, RotationForm
 from gateway.endpoints.admin.rehearsal import RehearsalForm
 from gateway.openapi import errors
-from gateway.openapi.admin_operation import CSV, CURSOR, OBJECT, OBJECTS, admin_operation, page_limit
+from gateway.openapi.admin_operation import CSV, CURSOR, FORMAT, OBJECT, OBJECTS, admin_operation, page_limit
 from gateway.openapi.shapes import (
     Answer,
     Operation,
     array,
     boolean,
     choice,
+    integer,
     listing,
     query,
     record,
@@ -37,9 +38,12 @@ def _people() -> list[Operation]:
         query("state", "Only these.", choice(sorted(STATES))),
         page_limit(200, 50),
         CURSOR,
+        FORMAT,
     )
     days = (query("from", "A day (UTC), inclusive."), query("to", "A day (UTC), exclusive."))
     shown = Answer("The creator.", ref("Creator"))
+    counts = array(OBJECT)
+    refused = record({"data": counts, "by_reason": counts, "total": integer(), "from": text(), "to": text()})
     return [
         admin_operation(
             "POST",
@@ -60,7 +64,12 @@ def _people() -> list[Operation]:
             "By id.",
             Answer("A page.", listing(ref("Creator"))),
             ((400, "invalid_value"), (422, "unknown_field")),
-            (page_limit(1_000, 100), CURSOR, query("plan", "Of this plan only.")),
+            (
+                page_limit(1_000, 100),
+                CURSOR,
+                query("plan", "Of this plan only."),
+                query("ids", "Only these, their ids joined by commas."),
+            ),
         ),
         admin_operation(
             "GET",
@@ -116,9 +125,25 @@ def _people() -> list[Operation]:
             tag,
             "List how all creators stand",
             "Each with its month beside its caps. The role `support` sees it with `sort=name`.",
-            Answer("A page.", OBJECTS),
+            Answer("A page.", OBJECTS, types=CSV),
             errors.READS,
             standing,
+        ),
+        admin_operation(
+            "GET",
+            "/admin/refusals",
+            tag,
+            "Count refused calls",
+            "By reason and creator, the most first; this month where nothing else is said.",
+            Answer("The counts.", refused, types=CSV),
+            errors.READS,
+            (
+                *days,
+                query("creator", "Of this one."),
+                query("reason", "With this code."),
+                page_limit(1_000, 100),
+                FORMAT,
+            ),
         ),
         admin_operation(
             "GET", "/admin/plans", tag, "List the plans", "As they stand.", Answer("All.", listing(ref("Plan")))
@@ -128,9 +153,24 @@ def _people() -> list[Operation]:
             "/admin/policies",
             tag,
             "Show plans, mode and downgrades",
-            "With how many creators are on each plan.",
-            Answer("The policies.", record({"mode": text(), "plans": array(OBJECT), "downgrades": array(OBJECT)})),
+            "With how many creators are on each plan, and the models it lets them call.",
+            Answer(
+                "The policies.",
+                record({"mode": text(), "plans": array(OBJECT), "downgrades": array(OBJECT)}),
+                types=CSV,
+            ),
             errors.READS,
+            (FORMAT,),
+        ),
+        admin_operation(
+            "GET",
+            "/admin/policies/{plan}/overrides",
+            tag,
+            "List the creators for whom a plan is another one",
+            "With what differs: the plan's value and the one in force.",
+            Answer("A page.", OBJECTS),
+            (*errors.READS, *errors.MISSING),
+            (page_limit(1_000, 100), CURSOR),
         ),
         admin_operation(
             "POST",
@@ -138,8 +178,9 @@ def _people() -> list[Operation]:
             tag,
             "Try changed plans on past calls",
             "Who would have been refused or downgraded, and what it would have saved. Changes nothing.",
-            Answer("The report.", OBJECT),
-            ((400, "plan_unknown"), (409, "rehearsal_running")),
+            Answer("The report.", OBJECT, types=CSV),
+            (*errors.READS, (400, "plan_unknown"), (409, "rehearsal_running")),
+            (FORMAT,),
             form=RehearsalForm,
             example={"plan": "free", "changes": {"requests_per_hour": 5}, "days": 7},
         ),
@@ -157,9 +198,10 @@ def _keys() -> list[Operation]:
             "/admin/creators/{id}/keys",
             tag,
             "Make a virtual key",
-            "The role `support` leaves `overrides`, `scopes` and `default_plan` empty.",
+            "The role `support` leaves `overrides`, `scopes` and `default_plan` empty. With an `id` of one's own, 12 letters and "
+            "digits, a request that is sent twice makes one key: the second time is 409 `key_exists`.",
             made,
-            (*errors.CREATOR_MISSING, *errors.PLAN),
+            (*errors.CREATOR_MISSING, *errors.PLAN, *errors.KEY_MADE),
             form=KeyForm,
             example={"name": "production"},
         ),
@@ -243,6 +285,7 @@ def _admins() -> list[Operation]:
             "Make an admin key",
             "For an admin with a name and a role.",
             Answer("The key with its text, which is shown here only.", ref("NewAdminKey"), 201),
+            errors.KEY_MADE,
             form=AdminKeyForm,
             example={"name": "Ada", "role": "finance"},
         ),
@@ -252,7 +295,9 @@ def _admins() -> list[Operation]:
             tag,
             "List admin keys",
             "Without their texts.",
-            Answer("All.", listing(ref("AdminKey"))),
+            Answer("All.", listing(ref("AdminKey")), types=CSV),
+            errors.READS,
+            (FORMAT,),
         ),
         admin_operation(
             "PATCH",

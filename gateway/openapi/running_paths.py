@@ -6,7 +6,7 @@ from gateway.endpoints.admin.keys import NoForm
 from gateway.ledger.anomalies import Metric
 from gateway.notices.base import Kind as NoticeKind
 from gateway.openapi import errors
-from gateway.openapi.admin_operation import CURSOR, OBJECT, OBJECTS, YES_OR_NO, admin_operation, page_limit
+from gateway.openapi.admin_operation import CSV, CURSOR, FORMAT, OBJECT, OBJECTS, YES_OR_NO, admin_operation, page_limit
 from gateway.openapi.shapes import Answer, Operation, array, boolean, choice, integer, query, record, text
 
 __all__ = ["running_operations"]
@@ -28,8 +28,13 @@ def _catalog() -> list[Operation]:
             tag,
             "Show the catalog",
             "With what is off, and why.",
-            Answer("All.", models),
+            Answer("All that fit.", models, types=CSV),
             errors.READS,
+            (
+                *(query(name, "Only those with it.") for name in ("endpoint", "provider", "capability")),
+                query("state", "Only these.", choice(["active", "inactive"])),
+                FORMAT,
+            ),
         ),
         admin_operation(
             "GET",
@@ -46,8 +51,9 @@ def _catalog() -> list[Operation]:
             tag,
             "Compare prices with public lists",
             "Those that are installed; nothing is fetched.",
-            Answer("Where they differ.", OBJECT),
+            Answer("Where they differ.", OBJECT, types=CSV),
             errors.READS,
+            (FORMAT,),
         ),
         admin_operation(
             "GET",
@@ -55,7 +61,9 @@ def _catalog() -> list[Operation]:
             tag,
             "Show providers and deployments",
             "And how they are doing in this process.",
-            Answer("All.", record({"object": {"const": "list"}, "data": array(OBJECT)})),
+            Answer("All.", record({"object": {"const": "list"}, "data": array(OBJECT)}), types=CSV),
+            errors.READS,
+            (FORMAT,),
         ),
         admin_operation(
             "GET",
@@ -63,9 +71,9 @@ def _catalog() -> list[Operation]:
             tag,
             "Show how providers did",
             "Out of the newest entries.",
-            Answer("By provider.", OBJECT),
+            Answer("By provider.", OBJECT, types=CSV),
             errors.READS,
-            (query("window", "How far back.", choice(["1h", "24h"], default="1h")),),
+            (query("window", "How far back.", choice(["1h", "24h"], default="1h")), FORMAT),
         ),
         admin_operation(
             "GET",
@@ -117,9 +125,14 @@ def _running() -> list[Operation]:
             tag,
             "List what people were told",
             "And whether it arrived.",
-            Answer("A page.", OBJECTS),
+            Answer("A page.", OBJECTS, types=CSV),
             errors.READS,
-            (query("kind", "Only these.", choice(get_args(NoticeKind))), query("creator", "About this one."), *page),
+            (
+                query("kind", "Only these.", choice(get_args(NoticeKind))),
+                query("creator", "About this one."),
+                *page,
+                FORMAT,
+            ),
         ),
         admin_operation(
             "POST",
@@ -137,9 +150,9 @@ def _running() -> list[Operation]:
             tag,
             "List hours out of the usual",
             "With the figures that made them so.",
-            Answer("A page.", OBJECTS),
+            Answer("A page.", OBJECTS, types=CSV),
             errors.READS,
-            (query("creator", "Of this one."), query("metric", "Only these.", choice(get_args(Metric))), *page),
+            (query("creator", "Of this one."), query("metric", "Only these.", choice(get_args(Metric))), *page, FORMAT),
         ),
         admin_operation(
             "GET",

@@ -47,11 +47,17 @@ _PATTERNS = 4_096
 _CREDITS_GRANTED = 10_000_000
 _HOURS_KEPT = 28 * 24
 _NAMED = (LARGEST, "globex", "initech", CREDITED, HOSTILE_CREATOR, "umbrella", "hooli", "stark-labs")
+_FIRST = ("Amber", "Blue", "Cedar", "Delta", "Eagle", "Fern", "Grand", "Harbor", "Iron", "Juniper", "Lake", "Maple",
+          "Nova", "Old")  # fmt: skip
+_SECOND = ("Analytics", "Bank", "Clinic", "Design", "Energy", "Freight", "Games", "Health", "Insurance", "Journal",
+           "Kitchens", "Labs", "Media", "Networks")  # fmt: skip
 _FEATURES = ("chat", "search", "summaries", "drafts", "support-bot", "code-review", "image-studio", "translation")
 _AGENTS = ("", "", "planner", "researcher", "reviewer")
 _DEAR, _CHEAP = "gpt-5", "gpt-5-mini"
-_IMAGES = "dall-e-3"
-_IMAGE_VARIANT = "1024x1024/standard"
+_IMAGES = "gpt-image-2"
+_IMAGE_VARIANT = "1024x1024/low"
+_IMAGE_TOKENS = 272
+"""Of one such image."""
 _EMBEDDINGS = "text-embedding-3-small"
 _PROVIDERS = {
     _DEAR: "openai",
@@ -95,38 +101,43 @@ class _Day(NamedTuple):
     entries: int
 
 
-def members(key_ids: Mapping[str, str]) -> list[Member]:
-    """Every creator. `key_ids`: creator -> the key that a gateway has made; the others' keys are made up."""
-    ids = [*_NAMED, *(f"team-{number:03}" for number in range(CREATORS - len(_NAMED)))]
-    plans = itertools.cycle(("pro", "team", "free"))
+def members(key_ids: Mapping[str, str], *, is_hostile: bool = True) -> list[Member]:
+    """Every creator. `key_ids`: creator -> the key that a gateway has made; the others' keys are made up. `is_hostile`: some
+    of the names are."""
+    others = itertools.islice(((one, other) for other in _SECOND for one in _FIRST), CREATORS - len(_NAMED))
+    names = {f"{one}-{other}".lower(): f"{one} {other}" for one, other in others}
+    ids = [creator for creator in (*_NAMED, *names) if is_hostile or creator != HOSTILE_CREATOR]
+    plans = itertools.cycle(("team", "pro", "free"))
     return [
         Member(
             id=creator,
             key_id=key_ids.get(creator, f"madeup{number:06}"),
-            name=HOSTILE[number % len(HOSTILE)] if _is_hostile(creator, number) else f"{creator.title()} Ltd",
+            name=HOSTILE[number % len(HOSTILE)]
+            if is_hostile and _is_hostile(creator, number)
+            else names.get(creator, f"{creator.replace('-', ' ').title()} Ltd"),
             plan=next(plans),
         )
         for number, creator in enumerate(ids)
     ]
 
 
-def write_ledger(path: Path, calls: int, key_ids: Mapping[str, str], until_ms: int) -> None:
+def write_ledger(path: Path, calls: int, key_ids: Mapping[str, str], until_ms: int, *, is_hostile: bool = True) -> None:
     """Writes `calls` entries of calls that end at `until_ms`, and what is kept beside them."""
-    everybody = members(key_ids)
+    everybody = members(key_ids, is_hostile=is_hostile)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         # Whatever ends this halfway leaves a file that is thrown away.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA cache_size = -400000")
         connection.execute("BEGIN")
-        _write_creators(connection, everybody, set(key_ids), until_ms - DAYS * DAY_MS)
+        _write_creators(connection, everybody, set(key_ids), until_ms - DAYS * DAY_MS, is_hostile=is_hostile)
         days = list(_days(calls, until_ms))
         _write_grants(connection, [member for member in everybody if member.id == CREDITED], days[0].start_ms)
         _write_patterns(connection, everybody)
         for day in days:
             _write_day(connection, day)
         _write_hours(connection, until_ms)
-        _write_anomalies(connection, until_ms)
+        _write_anomalies(connection, until_ms, is_hostile=is_hostile)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
 
@@ -138,7 +149,9 @@ def _is_hostile(creator: str, number: int) -> bool:
 # Creators and credits
 
 
-def _write_creators(connection: sqlite3.Connection, everybody: list[Member], known: set[str], at_ms: int) -> None:
+def _write_creators(
+    connection: sqlite3.Connection, everybody: list[Member], known: set[str], at_ms: int, *, is_hostile: bool
+) -> None:
     """Those a gateway made already get no more than their name."""
     metadata = json.dumps({f"note-{number}": text for number, text in enumerate(HOSTILE)})
     for number, member in enumerate(everybody):
@@ -151,9 +164,16 @@ def _write_creators(connection: sqlite3.Connection, everybody: list[Member], kno
             connection.execute(
                 "INSERT INTO virtual_keys (id, creator_id, account_id, name, digest, last4, created_at)"
                 " VALUES (?, ?, ?, ?, ?, 'none', ?)",
-                (member.key_id, member.id, member.id, HOSTILE[number % len(HOSTILE)], f"{number:064x}", at_ms),
+                (
+                    member.key_id,
+                    member.id,
+                    member.id,
+                    HOSTILE[number % len(HOSTILE)] if is_hostile else "production",
+                    f"{number:064x}",
+                    at_ms,
+                ),
             )
-        texts = metadata if _is_hostile(member.id, number) else "{}"
+        texts = metadata if is_hostile and _is_hostile(member.id, number) else "{}"
         connection.execute("UPDATE creators SET name = ?, metadata = ? WHERE id = ?", (member.name, texts, member.id))
 
 
@@ -241,15 +261,17 @@ def _text_call(
     if luck < 0.10 and requested == served:
         return fields | {"cached": 1, "saved_nano_usd": cost}
     if requested != served:
-        limit = ["budget", "nano_usd", 100 * 10**9, 99 * 10**9, 10**9, cost]
-        step = [requested, served, "budget", 99 * 10**9, 10**9, 100 * 10**9]
+        limit = ["budget_usd_per_month", "nano_usd", 100 * 10**9, 99 * 10**9, 10**9, cost]
+        step = [requested, served, "budget_usd_per_month", 99 * 10**9, 10**9, 100 * 10**9]
         made = {"limits": [limit], "estimate": [cost, cost, cost, usage.input_tokens, cost], "downgrades": [step]}
         fields |= {"downgrade_reason": "budget", "decision": json.dumps(made)}
     return fields | {"cost_nano_usd": cost, "charge_nano_usd": cost, "payer_amount": cost}
 
 
 def _image(chance: random.Random, member: Member, prices: Mapping[str, _Price]) -> dict[str, Any]:
-    usage = Usage(pieces=chance.randint(1, 2))
+    pieces = chance.randint(1, 2)
+    prompt = chance.randint(20, 400)
+    usage = Usage(uncached_input=prompt, image_output=pieces * _IMAGE_TOKENS, pieces=pieces)
     cost = prices[_IMAGES].of(usage, _IMAGE_VARIANT)
     fields = _served("images", _IMAGES, _IMAGES, prices) | usage._asdict()
     fields |= {"variant": _IMAGE_VARIANT, "cost_nano_usd": cost, "is_streaming": 0}
@@ -263,8 +285,8 @@ def _image(chance: random.Random, member: Member, prices: Mapping[str, _Price]) 
 def _usage(chance: random.Random, endpoint: str) -> Usage:
     if endpoint == "embeddings":
         return Usage(uncached_input=chance.randint(20, 4_000))
-    cached = chance.choice((0, 0, 1_024, 2_048))
-    return Usage(uncached_input=chance.randint(50, 6_000), cached_input=cached, text_output=chance.randint(5, 1_500))
+    cached = chance.choice((0, 0, 1_024, 4_096))
+    return Usage(uncached_input=chance.randint(50, 12_000), cached_input=cached, text_output=chance.randint(5, 3_000))
 
 
 def _attributed(member: Member, feature: str, agent: str) -> dict[str, Any]:
@@ -347,7 +369,8 @@ def _days(calls: int, until_ms: int) -> Iterator[_Day]:
     spans = [DAY_MS] * (DAYS - 1) + [until_ms - today * DAY_MS + 1]
     days = range(today - DAYS + 1, today + 1)
     weights = [
-        span * (1 + number / DAYS) * (0.5 if (day + 3) % 7 >= 5 else 1)  # 1970 began on a Thursday
+        # 1970 began on a Thursday.
+        span * (1 + number / DAYS) * (0.4 if (day + 3) % 7 >= 5 else 1) * random.Random(_SEED + day).uniform(0.75, 1.25)
         for number, (day, span) in enumerate(zip(days, spans, strict=True))
     ]
     whole, reached, first = sum(weights), 0.0, 0
@@ -387,10 +410,11 @@ def _write_hours(connection: sqlite3.Connection, until_ms: int) -> None:
     connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('usage_hourly_cursor', ?)", (last,))
 
 
-def _write_anomalies(connection: sqlite3.Connection, until_ms: int) -> None:
+def _write_anomalies(connection: sqlite3.Connection, until_ms: int, *, is_hostile: bool) -> None:
     """Two that were found, and what people were told of them."""
     ids = EntryIds()
-    for creator, feature, hours_ago in ((LARGEST, "chat", 30), (HOSTILE_CREATOR, HOSTILE[0], 3)):
+    latest = (HOSTILE_CREATOR, HOSTILE[0], 3) if is_hostile else ("globex", "summaries", 3)
+    for creator, feature, hours_ago in ((LARGEST, "drafts", 30), latest):
         anomaly_id, at_ms = ids.next(until_ms - hours_ago * HOUR_MS)
         found = {
             "id": anomaly_id,

@@ -46,7 +46,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=REPOSITORY / "docs" / "img")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="screenshots-") as folder, site_of(Path(folder), _CALLS) as site:
+    with (
+        tempfile.TemporaryDirectory(prefix="screenshots-") as folder,
+        site_of(Path(folder), _CALLS, is_hostile=False) as site,
+    ):
         return asyncio.run(_draw(site, options.folder))
 
 

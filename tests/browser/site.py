@@ -47,10 +47,36 @@ budget_usd_per_month = "unlimited"
 credits = 100
 price_usd = 9
 """
+SHOWN_PLANS = """
+[plans.free]
+requests_per_minute = 60
+quota_usd_per_month = 10
+free_images_per_day = 3
+
+[plans.pro]
+requests_per_minute = 600
+requests_per_hour = 20000
+quota_usd_per_month = 100
+budget_usd_per_month = 60
+when_budget_reached = "downgrade_then_deny"
+
+[plans.team]
+requests_per_minute = 6000
+tokens_per_minute = 2000000
+concurrent_calls = 50
+quota_usd_per_month = 250
+budget_usd_per_month = 120
+
+[credit_packages.small]
+credits = 100
+price_usd = 9
+"""
+"""Limits that a few of the creators come near, for pictures."""
 _SIGNING_IN = (LARGEST, CREDITED, HOSTILE_CREATOR)
 """Creators with a virtual key that works."""
 _ROLES = ("finance", "support")
 _KEYS = "keys.json"
+_PLANS_FILE = "plans-of-site.toml"
 _VERIFY_WITHIN_S = 600.0
 _MARGIN_MS = 1_000
 """So that a call that is made now is later than all of the ledger."""
@@ -106,14 +132,17 @@ class Site:
         return str(found["data"][0]["request_id"])
 
 
-def build_once(shared: Path, calls: int, upstream: Upstream) -> Path:
-    """The folder of a stopped gateway with `calls` entries below `shared`. A process that comes second waits."""
-    folder = shared / f"ledger-{calls}"
+def build_once(shared: Path, calls: int, upstream: Upstream, *, is_hostile: bool = True) -> Path:
+    """The folder of a stopped gateway with `calls` entries below `shared`. A process that comes second waits.
+
+    `is_hostile`: some of the texts are; without it, and with other plans, it is what a company may look like.
+    """
+    folder = shared / f"ledger-{calls}{'' if is_hostile else '-shown'}"
     with _locked(shared / f"{folder.name}.lock"):
         if not (folder / _KEYS).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _build(folder, calls, upstream)
+            _build(folder, calls, upstream, is_hostile)
     return folder
 
 
@@ -124,7 +153,7 @@ def opened(made: Path, folder: Path, upstream: Upstream) -> Iterator[Site]:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(made / "data", folder / "data")
     known = json.loads((made / _KEYS).read_text())
-    gateway = _gateway(folder, upstream)
+    gateway = _gateway(folder, upstream, (made / _PLANS_FILE).read_text())
     try:
         gateway.start()
         for month in _months_before_the_last(gateway.data_dir / "gateway.db"):
@@ -137,34 +166,38 @@ def opened(made: Path, folder: Path, upstream: Upstream) -> Iterator[Site]:
 
 
 @contextmanager
-def site_of(folder: Path, calls: int) -> Iterator[Site]:
+def site_of(folder: Path, calls: int, *, is_hostile: bool = True) -> Iterator[Site]:
     """Made and opened at once, for commands."""
     upstream = Upstream()
     try:
-        with opened(build_once(folder, calls, upstream), folder / "site", upstream) as site:
+        with opened(build_once(folder, calls, upstream, is_hostile=is_hostile), folder / "site", upstream) as site:
             yield site
     finally:
         upstream.close()
 
 
-def _gateway(folder: Path, upstream: Upstream) -> Gateway:
+def _gateway(folder: Path, upstream: Upstream, plans: str) -> Gateway:
     settings = {"PRICING_FILE": REPOSITORY / "pricing.toml", "SHUTDOWN_GRACE_S": 5}
-    return Gateway(folder, upstream, settings=settings, plans=PLANS)
+    return Gateway(folder, upstream, settings=settings, plans=plans)
 
 
-def _build(folder: Path, calls: int, upstream: Upstream) -> None:
+def _build(folder: Path, calls: int, upstream: Upstream, is_hostile: bool) -> None:
     """The gateway makes its tables, prices and keys; when it has stopped, its ledger is written."""
-    gateway = _gateway(folder, upstream)
+    plans = PLANS if is_hostile else SHOWN_PLANS
+    signing_in = [creator for creator in _SIGNING_IN if is_hostile or creator != HOSTILE_CREATOR]
+    gateway = _gateway(folder, upstream, plans)
+    (folder / _PLANS_FILE).write_text(plans)
     try:
         gateway.start()
-        for creator in _SIGNING_IN:
+        for creator in signing_in:
             gateway.admin_json("POST", "/admin/creators", json={"id": creator, "plan": "team"})
-        keys = {creator: gateway.new_key(creator, name=f"{creator} key") for creator in _SIGNING_IN}
+        keys = {creator: gateway.new_key(creator, name=f"{creator} key") for creator in signing_in}
         made = {role: gateway.admin_json("POST", "/admin/admin-keys") for role in _ROLES}
         assert gateway.stop() == 0
         database = gateway.data_dir / "gateway.db"
         _give_roles(database, {role: key["id"] for role, key in made.items()})
-        write_ledger(database, calls, {c: key.id for c, key in keys.items()}, time.time_ns() // 10**6 - _MARGIN_MS)
+        until_ms = time.time_ns() // 10**6 - _MARGIN_MS
+        write_ledger(database, calls, {c: key.id for c, key in keys.items()}, until_ms, is_hostile=is_hostile)
     finally:
         gateway.close()
     known = {

@@ -91,7 +91,10 @@ async def creator(
     await context.close()
 
 
-async def test_virtual_key_opens_the_own_usage_and_nothing_of_admins(creator: Page, gateway: Gateway, key: Key) -> None:
+async def test_virtual_key_opens_the_own_usage_and_nothing_of_admins(
+    creator: Page, gateway: Gateway, key: Key, watch: Watch
+) -> None:
+    watch.expect(r"answered 403: GET")
     await expect(creator).to_have_url(f"{gateway.url}/dashboard/me")
     await expect(creator.locator(".card").filter(has_text="Owed for")).to_contain_text("2 calls")
     await expect(creator.locator(".card").filter(has_text="Free images left today")).to_contain_text("of 3")
@@ -103,6 +106,8 @@ async def test_virtual_key_opens_the_own_usage_and_nothing_of_admins(creator: Pa
     assert key.key not in await creator.content()
     for path in _ADMIN_PAGES:
         await creator.goto(f"{gateway.url}/dashboard/{path}")
+        await expect(creator.get_by_role("alert")).to_contain_text("This page is for admins.")
+        await creator.get_by_role("link", name="Back to the first page").click()
         await expect(creator).to_have_url(f"{gateway.url}/dashboard/me")
 
 
@@ -224,9 +229,9 @@ async def test_session_ends_when_its_key_is_revoked(page: Page, gateway: Gateway
     gateway.admin_json("DELETE", f"/admin/keys/{key.id}")
     await page.get_by_label("Message").fill("Still me?")
     await page.get_by_role("button", name="Send").click()
-    await expect(page).to_have_url(f"{gateway.url}/dashboard/sign-in")
+    await expect(page).to_have_url(f"{gateway.url}/dashboard/sign-in?next=/dashboard/me/playground")
     await page.goto(f"{gateway.url}/dashboard/me")
-    await expect(page).to_have_url(f"{gateway.url}/dashboard/sign-in")
+    await expect(page).to_have_url(f"{gateway.url}/dashboard/sign-in?next=/dashboard/me")
 
 
 # What people do, in words

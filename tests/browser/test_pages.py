@@ -5,6 +5,7 @@ the browser is what the fixture `watch` sees to, in each of these tests.
 """
 
 import pytest
+from playwright.async_api import Page
 
 from tests.browser.conftest import Visit
 from tests.browser.driving import COLOURS, no_serious_axe, sideways_px, tab_from_the_top
@@ -23,9 +24,20 @@ _FOREIGN_ELEMENTS = """
 
 
 @_every_page
-async def test_page_obeys_the_keyboard_and_has_a_title_and_one_heading(asked: PageOf, visit: Visit) -> None:
-    """Whoever comes with Tab comes to the link past the navigation first."""
+async def test_page_is_for_keyboards_and_screen_readers_and_has_nobody_elses_elements(
+    asked: PageOf, visit: Visit
+) -> None:
+    """One visit, looked at in three ways."""
     page = await visit(asked)
+    await _obeys_the_keyboard_and_has_a_title_and_one_heading(page)
+    assert await page.evaluate(_FOREIGN_ELEMENTS) == []
+    await no_serious_axe(page)
+    await page.emulate_media(color_scheme="dark")
+    await no_serious_axe(page, rules=COLOURS)
+
+
+async def _obeys_the_keyboard_and_has_a_title_and_one_heading(page: Page) -> None:
+    """Whoever comes with Tab comes to the link past the navigation first."""
     await tab_from_the_top(page)
     focused = page.locator(":focus")
     assert await focused.get_attribute("href") == "#page"
@@ -34,15 +46,6 @@ async def test_page_obeys_the_keyboard_and_has_a_title_and_one_heading(asked: Pa
     assert await page.title()
     assert await page.locator("h1").count() == 1
     assert (await page.locator("h1").inner_text()).strip()
-    assert await page.evaluate(_FOREIGN_ELEMENTS) == []
-
-
-@_every_page
-async def test_page_has_no_serious_accessibility_fault_in_light_and_dark(asked: PageOf, visit: Visit) -> None:
-    page = await visit(asked)
-    await no_serious_axe(page)
-    await page.emulate_media(color_scheme="dark")
-    await no_serious_axe(page, rules=COLOURS)
 
 
 @_every_page

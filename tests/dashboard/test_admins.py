@@ -8,7 +8,7 @@ import pytest
 from tests.dashboard.world import Page, World, opened_dashboard
 
 ADMINS, AUDIT = "/dashboard/admins", "/dashboard/audit"
-LISTED = "What admins did, the newest first, UTC"
+LISTED = "What admins did, the newest first"
 HOSTILE = "<img src=x onerror=alert(1)> שלום"
 
 
@@ -31,7 +31,8 @@ async def id_of(world: World, name: str) -> str:
 async def test_a_key_is_made_and_shown_once(world):
     page = await world.owner.get(ADMINS)
     assert page.status == 200
-    assert page.form(ADMINS).fields == {"name": "", "role": "support"}
+    fields = page.form(ADMINS).fields
+    assert (fields["name"], fields["role"], len(fields["id"])) == ("", "support", 12)
     made = await world.owner.post(ADMINS, {"name": HOSTILE, "role": "finance"})
     (key,) = once(made)
     assert made.status == 200
@@ -64,7 +65,7 @@ async def test_a_key_that_is_revoked_is_signed_out(world):
     assert (answer.status, answer.location) == (303, ADMINS)
     page = await world.owner.get(ADMINS)
     assert [row[1] for row in page.rows("Revoked admin keys")] == [support]
-    assert (await world.support.get("/dashboard/creators")).location == "/dashboard/sign-in"
+    assert (await world.support.get("/dashboard/creators")).location.startswith("/dashboard/sign-in?")
 
 
 async def test_the_last_owner_stays_and_the_page_says_why(world):
@@ -95,7 +96,7 @@ async def test_nobody_but_an_owner_sees_or_does_anything_there(world):
         for path in (ADMINS, f"{ADMINS}/{own}", f"{ADMINS}/{own}/revoke"):
             fields = {} if path.endswith("revoke") else {"name": "Eve", "role": "owner"}
             assert (await visitor.post(path, fields)).status == 403
-    assert (await world.creator("ada").get(ADMINS)).location == "/dashboard/me"
+    assert (await world.creator("ada").get(ADMINS)).status == 403
     rows = (await world.admin_api("GET", "/admin/admin-keys"))["data"]
     assert [row["status"] for row in rows] == ["active"] * 3
 
@@ -105,9 +106,10 @@ async def test_what_is_done_on_pages_is_in_the_log_of_whoever_did_it(world):
     await world.support.post(ADMINS, {"name": "Mallory", "role": "owner"})
     page = await world.finance.get(f"{AUDIT}?action=admin-keys")
     refused, made = page.rows(LISTED)
-    assert (made[2], made[3], made[6], made[7]) == ("owner", "POST /admin/admin-keys", "201", "192.0.2.1")
+    assert (made[1], made[3], made[6]) == ("201", "POST /admin/admin-keys", "192.0.2.1")
+    assert made[2].endswith(" owner")
     assert made[5] == '{"role":"finance","fields":["name"]}'
-    assert (refused[2], refused[6]) == ("support", "403")
+    assert (refused[1], refused[2].split()[-1]) == ("403", "support")
     assert "Mallory" not in page.text
 
 
@@ -144,5 +146,5 @@ async def test_names_in_the_log_are_harmless(world):
     await somebody.sign_in(once(made)[0])
     await somebody.post(ADMINS, {"name": "=cmd()", "role": "owner"})
     page = await world.owner.get(f"{AUDIT}?action=admin-keys")
-    assert page.rows(LISTED)[0][1].startswith(HOSTILE)
+    assert page.rows(LISTED)[0][2].startswith(HOSTILE)
     assert "<img" not in page.text

@@ -162,6 +162,13 @@ def test_a_bill_shows_what_was_counted_times_its_price(usage, price, variant, en
     assert bill.version == price.version
 
 
+def test_rates_for_long_prompts_are_named():
+    assert [billed(Usage(uncached_input=number), LONG, "", "chat").long_above for number in (1_000, 1_001)] == [
+        None,
+        1_000,
+    ]
+
+
 def test_a_bill_that_differs_says_so():
     usage = Usage(uncached_input=1_000)
     bill = bill_of(shown(usage), price_shown(TEXT, ""), 1_249_999)

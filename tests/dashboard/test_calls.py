@@ -18,7 +18,7 @@ from tests.clocked_gateway import USD, utc
 from tests.dashboard.world import Page, World, opened_dashboard
 from tests.ledger.books import COST, MODEL, PRICE, entry
 
-CAPTION = "Entries of the ledger, the newest first, UTC"
+CAPTION = "Entries of the ledger, the newest first"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -75,7 +75,7 @@ async def test_a_filter_there_is_not_is_refused_and_not_ignored(world: World):
 
 async def test_creators_do_not_get_here(world: World):
     for path in ("/dashboard/calls", "/dashboard/calls/req_1"):
-        assert (await world.creator("ada").get(path)).location == "/dashboard/me"
+        assert (await world.creator("ada").get(path)).status == 403
 
 
 # The list
@@ -114,7 +114,7 @@ async def test_every_filter_shows_what_the_api_finds_by_it(world: World):
     assert "Nothing in the ledger fits." in (await world.owner.get("/dashboard/calls?agent=nobody")).words
 
 
-async def test_a_row_shows_the_money_exactly(world: World):
+async def test_a_row_shows_the_money_and_has_it_exactly(world: World):
     await post(world, entry("r1", creator="ada"))
     page = await world.finance.get("/dashboard/calls")
     (row,) = page.rows(CAPTION)
@@ -126,13 +126,14 @@ async def test_a_row_shows_the_money_exactly(world: World):
         MODEL,
         "openai",
         "ok",
-        "$0.0004975",
-        "$0.0004975",
+        "$0.00050",
+        "$0.00050",
         "quota",
         "120",
         "37",
         "850",
     ]
+    assert page.tables[CAPTION].values[1][8:10] == [str(COST), str(COST)]
 
 
 async def test_pages_follow_each_other_without_gap_or_double(world: World):
@@ -220,8 +221,8 @@ async def test_a_call_shows_its_bill_to_the_nano_dollar(world: World):
     assert page.rows("Cost of attempt 1 by price row 1.abc") == [
         ["uncached input tokens", "100", "$1.25 per million", "$0.000125"],
         ["cached input tokens", "20", "$0.125 per million", "$0.0000025"],
-        ["text output tokens", "30", "$10 per million", "$0.0003"],
-        ["reasoning tokens", "7", "$10 per million", "$0.00007"],
+        ["text output tokens", "30", "$10.00 per million", "$0.0003"],
+        ["reasoning tokens", "7", "$10.00 per million", "$0.00007"],
         ["Sum, exact", "$0.0004975"],
         ["Sum, rounded up to a nano-dollar", "$0.0004975"],
         ["Booked cost", "$0.0004975"],
@@ -277,8 +278,9 @@ async def test_a_downgrade_is_told_with_the_limit_as_it_stood(world: World):
     answer = await world.call("eve", "grand", max_tokens=50)
     page = await world.owner.get(f"/dashboard/calls/{answer.request_id}")
     (step,) = page.rows("Downgrades")
-    assert step[:3] == ["grand", "talk", "budget_usd_per_month"]
+    assert step[:3] == ["grand", "talk", "Budget of the month"]
     assert step[5] == "$0.001"
+    assert "$0.001, reached: not asked any more" in page.words
     assert "grand served by talk" in page.words
     assert "no limit asked for a cheaper one" not in page.words
 
@@ -290,7 +292,9 @@ async def test_a_call_in_flight_is_shown_and_looked_at_again(world: World):
     page = await world.owner.get(f"/dashboard/calls/{call.request_id}")
     assert "In flight open" in page.words
     assert "Held" in page.words
-    assert [attributes["hx-trigger"] for _, attributes in page.elements if "hx-trigger" in attributes] == ["every 2s"]
+    assert [attributes["hx-trigger"] for _, attributes in page.elements if "hx-trigger" in attributes] == [
+        "every 2s, look"
+    ]
     async with asyncio.timeout(10):
         await calling
     page = await world.owner.get(f"/dashboard/calls/{call.request_id}")
@@ -337,6 +341,58 @@ async def test_hostile_words_are_only_words(world: World):
     assert page.form("/dashboard/calls").fields["feature"] == HOSTILE
 
 
+# What was booked without a call
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "title", "facts"),
+    [
+        (
+            "/admin/creators/ada/credits",
+            {"credits": 5, "note": HOSTILE},
+            "Grant of 5 credits",
+            ("Granted 5 credits", f"Note {HOSTILE}", "Payer credits"),
+        ),
+        ("/admin/creators/ada/credits", {"package": "small"}, "Grant of 100 credits", ("Package small",)),
+        (
+            "/admin/creators/ada/adjustments",
+            {"payer": "quota", "amount_usd": "-0.05"},
+            "Adjustment of -$0.05",
+            ("Amount -$0.05", "Charge -$0.05"),
+        ),
+        (
+            "{call}/refunds",
+            {"note": "sorry"},
+            "Refund of $0.000041",
+            ("Given back $0.000041", "Model of the call talk"),
+        ),
+    ],
+    ids=["grant", "package", "adjustment", "refund"],
+)
+async def test_what_is_booked_without_a_call_is_not_shown_as_one(world: World, path, form, title, facts):
+    await world.call("ada")
+    booked = await world.admin_api("POST", path.format(call=f"/admin/ledger/{world.calls[0].request_id}"), json=form)
+    link = f"/dashboard/calls/{booked['request_id']}"
+    page = await world.finance.get(link)
+    assert (page.status, page.heading) == (200, title)
+    for words in (*facts, "Creator ada", "What was booked"):
+        assert words in page.words
+    support = await world.support.get(link)
+    assert (support.status, support.heading) == (200, title.partition(" ")[0])
+    assert "$" not in support.words
+    assert HOSTILE not in support.words
+    for words in ("Attempt", "Timeline", "Why it was admitted", "It ended well", "tokens in"):
+        assert words not in page.words + support.words, words
+    assert not [form for form in page.forms if "refunds" in form.action]
+
+
+async def test_what_a_kept_answer_used_is_said_in_a_sentence(world: World):
+    await post(world, entry("r1", creator="ada", changes={"cached": True, "usage_source": "none"}))
+    page = await world.owner.get("/dashboard/calls/r1")
+    assert "Nothing was used of a provider: 120 tokens in, 37 out." in page.words
+    assert "Usage nothing" not in page.words
+
+
 # Refunds
 
 
@@ -365,7 +421,7 @@ async def test_what_the_api_refuses_is_told_beside_the_form_which_stays_as_it_wa
             "amount_usd": amount,
             "credits": "",
             "note": "why",
-            "idempotency_key": "page-1",
+            "idempotency_key": page.form(f"{path}/refunds").fields["idempotency_key"],
         }
         assert "The refund is booked." not in page.words
     page = await world.owner.post(f"{path}/refunds", {"attempt": "one"})
@@ -403,5 +459,5 @@ async def test_a_call_without_anything_used_has_an_empty_bill(world: World):
     }
     await post(world, entry("r1", creator="ada", at=utc(2026, 5, 20), changes=nothing))
     page = await world.owner.get("/dashboard/calls/r1")
-    assert page.rows("Cost of attempt 1 by price row 1.abc")[0] == ["nothing", "0", "–", "$0"]
+    assert page.rows("Cost of attempt 1 by price row 1.abc")[0] == ["nothing", "0", "–", "$0.00"]
     assert "The provider answered with an error." in page.words

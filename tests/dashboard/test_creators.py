@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from gateway.dashboard.months_shown import burn_down, days_in_month, spark_points
+from gateway.dashboard.words import limit_words
 from gateway.ledger.schema import creators, refusals_daily
 from tests.dashboard.world import NOON, Page, Visitor, World, opened_dashboard
 from tests.ledger.books import entry
@@ -122,11 +123,12 @@ async def test_a_creator_is_not_deleted_by_another_id(world):
 
 
 async def test_an_id_that_is_taken_is_said_beside_the_form_for_new_creators(world):
-    entered = {"id": "ada", "name": "Another", "plan": "narrow", "overrides": '{"requests_per_hour": 5}'}
+    entered = {"id": "ada", "name": "Another", "plan": "narrow", "overrides": '{"requests_per_hour": 5}', "key_id": ""}
     page = await world.owner.post("/dashboard/creators/new", entered)
     assert page.status == 409
     assert "This creator id is taken" in page.words
-    assert page.form("/dashboard/creators/new").fields == entered
+    fields = page.form("/dashboard/creators/new").fields
+    assert fields == {**entered, "key_id": fields["key_id"]}
 
 
 async def test_rotating_with_a_wrong_grace_or_a_revoked_key_is_refused_beside_the_keys(world):
@@ -194,8 +196,8 @@ async def test_the_page_shows_the_figures_of_the_api(world):
     view = await world.admin_api("GET", "/admin/creators/ada/limits")
     assert burn.values[31][-1] == str(view["month"]["forecast_cost_nano_usd"])
     limits = {row[0]: row for row in page.rows("Limits")}
-    assert set(limits) == {limit["name"] for limit in view["limits"]}
-    assert limits["requests_per_hour"][1] == "2"
+    assert set(limits) == {limit_words(limit["name"]) for limit in view["limits"]}
+    assert limits["Requests an hour"][1] == "2"
     calls = page.rows("Latest calls")
     assert [row[2] for row in calls] == ["painter", "talk"]
 
@@ -204,7 +206,9 @@ async def test_refused_calls_are_shown_by_day_and_reason(world):
     row = {"creator": "ada", "day": "2026-05-20", "reason": "rate_limit_exceeded", "count": 1234}
     await world.services.database.write(insert(refusals_daily).values(row))
     page = await world.support.get(ADA)
-    assert page.rows("Refused calls") == [["2026-05-20", "rate_limit_exceeded", "1 234"]]
+    assert page.rows("Refused calls") == [
+        ["2026-05-20", "too many at once or in a stretch of time", "1\u202f234".replace("\u202f", " ")]
+    ]
 
 
 async def test_a_creator_whose_plan_is_gone_can_be_seen_and_moved(world):

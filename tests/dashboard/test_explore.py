@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 
 from gateway.dashboard.explore import METRICS
+from gateway.dashboard.figures import usd_at
 from gateway.endpoints.admin.costs import SUMS
 from gateway.ledger.queries import GROUPS_MAX
 from gateway.ledger.records import Route
@@ -60,7 +61,9 @@ async def test_unasked_it_shows_what_models_cost_on_the_last_thirty_days(world: 
     assert headings == ["Day", "painter", "talk", "Total"]
     assert [line[0] for line in lines][::29] == ["2026-04-21", "2026-05-20"]
     answer = await world.admin_api("GET", "/admin/costs?group_by=kind")
-    assert totals[-1] == f"${answer['totals']['cost_usd']}"
+    assert totals[-1] == usd_at(answer["totals"]["cost_nano_usd"], 2)
+    (shown,) = [table for caption, table in page.tables.items() if caption.endswith("figures and totals")]
+    assert shown.values[-1][-1] == str(answer["totals"]["cost_nano_usd"])
 
 
 async def test_every_sum_of_the_api_can_be_shown(world: World) -> None:
@@ -200,7 +203,7 @@ async def test_hostile_names_are_words_and_nothing_else(world: World) -> None:
             assert all(source.startswith("/dashboard/static/") for source in scripts)
         assert page.form("/dashboard/explore").fields["creator"] == name
         shown = figures(await ask(world, group="feature", grain="none", metric="cost", creator=name))
-        assert shown[1] == [" ".join(name.split()), *[f"${COST / 10**9:.9f}".rstrip("0")] * 2]
+        assert shown[1] == [" ".join(name.split()), *[usd_at(COST, 5)] * 2]
         asked_of = urlencode({"group_by": "creator", "creator": name})
         exported = await world.owner.http.get(f"/dashboard/export/costs?{asked_of}")
         assert not exported.text.split("\r\n")[1].startswith("=")
@@ -209,7 +212,7 @@ async def test_hostile_names_are_words_and_nothing_else(world: World) -> None:
 async def test_money_is_not_for_support_nor_for_creators(world: World) -> None:
     assert (await world.support.get("/dashboard/explore")).status == 403
     assert (await world.finance.get("/dashboard/explore")).status == 200
-    assert (await world.creator("ada").get("/dashboard/explore")).location == "/dashboard/me"
+    assert (await world.creator("ada").get("/dashboard/explore")).status == 403
 
 
 async def test_sums_of_the_api_are_those_that_were_asked_for(world: World) -> None:

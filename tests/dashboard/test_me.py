@@ -3,13 +3,14 @@
 import asyncio
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from gateway.dashboard.figures import usd_text
+from gateway.dashboard.figures import usd_round, usd_text
 from gateway.dashboard.me import downgrade_words
 from gateway.tasks import spawn
 from tests.clocked_gateway import chat_model
@@ -43,7 +44,7 @@ def table_of(answer: httpx.Response) -> list[dict[str, str]]:
 
 
 def _text(line: str) -> str:
-    return line.split(">", 1)[1].rsplit("<", 1)[0]
+    return re.sub(r"<[^>]*>", "", line.split(">", 1)[1].rsplit("<", 1)[0])
 
 
 # The overview
@@ -62,20 +63,24 @@ async def test_the_page_says_what_the_api_says(tmp_path: Path) -> None:
         shown = cards(page)
         month = me["month"]
         assert month["cost_nano_usd"] == 20_041_000
-        assert shown["Spent in 2026-05"].startswith(usd_text(month["cost_nano_usd"]))
-        assert shown["Owed for 2026-05"] == f"{usd_text(month['charge_nano_usd'])} | 2 calls"
-        assert shown["Forecast"].startswith(usd_text(month["forecast_cost_nano_usd"]))
-        assert usd_text(month["forecast_charge_nano_usd"]) in shown["Forecast"]
-        assert shown["Free images left today"] == "2 | of 3, again at 2026-05-21 00:00:00 UTC"
+        assert shown["Spent in 2026-05"].startswith(usd_round(month["cost_nano_usd"]))
+        assert shown["Owed for 2026-05"] == f"{usd_round(month['charge_nano_usd'])} | 2 calls"
+        assert shown["Forecast"].startswith(f"about {usd_round(month['forecast_cost_nano_usd'])}")
+        assert f"about {usd_round(month['forecast_charge_nano_usd'])} owed" in shown["Forecast"]
+        exact = [found["data-value"] for _, found in page.with_class("money")]
+        assert exact[:3] == [
+            str(month[name]) for name in ("cost_nano_usd", "charge_nano_usd", "forecast_cost_nano_usd")
+        ]
+        assert shown["Free images left today"] == "2 | of 3, again at 2026-05-21 00:00"
         assert shown["Credits left"].startswith("70")
-        assert shown["Promotional credits left"] == "5 | the next expire at 2026-06-30 00:00:00 UTC"
-        assert f"Quota of the month {usd_text(month['charge_nano_usd'])} used of $1.00" in page.words
-        assert f"{usd_text(month['cost_nano_usd'])} used of $0.80" in page.words
+        assert shown["Promotional credits left"] == "5 | the next expire at 2026-06-30 00:00"
+        assert f"Quota of the month {usd_round(month['charge_nano_usd'])} used of $1.00" in page.words
+        assert f"{usd_round(month['cost_nano_usd'])} used of $0.80" in page.words
         rates = {row[0]: row[1:5] for row in page.rows("Rates")}
         limits = {limit["name"]: limit for limit in me["limits"]}
         hour = limits["requests_per_hour"]
-        assert rates["Requests per hour"] == [str(hour["used"]), str(hour["held"]), str(hour["remaining"]), "100"]
-        assert "Tokens per minute" in rates
+        assert rates["Requests an hour"] == [str(hour["used"]), str(hour["held"]), str(hour["remaining"]), "100"]
+        assert "Tokens a minute" in rates
         assert len(page.rows("Latest calls")) == 2
 
 
@@ -88,7 +93,7 @@ async def test_what_is_held_is_shown_apart(tmp_path: Path) -> None:
         me, page = await own(world, "cy", "/v1/me"), await visitor.get(ME)
         (quota,) = [limit for limit in me["limits"] if limit["name"] == "quota_usd_per_month"]
         assert quota["held"] > 10_000_000
-        assert f"$0.00 used, {usd_text(quota['held'])} held of $1.00" in page.words
+        assert f"$0.00 used, {usd_round(quota['held'])} held of $1.00" in page.words
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dashboard.figures import FILTERS, instant, number, percent, shares, short_id, usd_text
+from gateway.dashboard.figures import (
+    FILTERS,
+    decimals,
+    instant,
+    moment,
+    number,
+    percent,
+    plain,
+    shares,
+    short_id,
+    usd_at,
+    usd_round,
+    usd_text,
+)
+from gateway.dashboard.words import FILTERS as WORDS
 
 
 def _read_back(text: str) -> Decimal:
@@ -63,6 +77,73 @@ def test_an_amount_is_written_alike_from_nano_dollars_and_from_its_text(nano):
     assert usd_text(nano) == usd_text(str(Decimal(nano).scaleb(-9)))
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0, "$0.00"),
+        (31_359_529_160, "$31.36"),
+        (1_234_567_995_000_000, "$1,234,568.00"),
+        (479_200, "$0.00048"),
+        (100_000_000, "$0.10"),
+        (5_000_000, "$0.005"),
+        (1, "$0.000000001"),
+        (-2_345_000_000, "-$2.35"),
+        ("0.8", "$0.80"),
+    ],
+)
+def test_a_rounded_amount_has_cents_or_two_figures(value, shown):
+    assert usd_round(value) == shown
+
+
+@given(st.integers(min_value=-(10**18), max_value=10**18), st.integers(0, 9))
+def test_a_rounded_amount_is_off_by_half_its_last_digit_at_most(nano, places):
+    shown = usd_at(nano, places)
+    exact = Decimal(nano).scaleb(-9)
+    step = Decimal(1).scaleb(-max(places, 2))
+    if "<" in shown:
+        assert 0 < abs(exact) < step
+        assert _read_back(shown.replace("<", "")) == (step if exact > 0 else -step)
+    else:
+        assert abs(_read_back(shown) - exact) * 2 <= step
+        assert len(shown.partition(".")[2]) == max(places, 2)
+        assert (exact == 0) == (nano == 0)
+
+
+def test_a_rounded_amount_is_no_float_either():
+    with pytest.raises(TypeError):
+        usd_at(1.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([], 2),
+        ([0, None], 2),
+        ([5_367_232_200, 31_000_000_000], 2),
+        ([80_000_000, 39_040], 4),
+        ([80_000_000, 40_000_000], 2),
+        ([7_083_500], 4),
+        (["0.5", "1.25"], 2),
+        ([82_000, 0], 6),
+        ([82_000, 7], 6),
+    ],
+)
+def test_a_column_has_the_digits_that_its_smallest_amount_needs(values, places):
+    assert decimals(values) == places
+
+
+def test_a_column_of_single_calls_may_have_more():
+    assert decimals([80_000_000, 39_040], 6) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("1000000", "1\u202f000\u202f000"), ("auto", "auto"), ("-5", "-5"), ("", "")]
+)
+def test_whole_numbers_among_texts_are_grouped(text, shown):
+    assert plain(text) == shown
+
+
 @given(st.integers())
 def test_counts_read_back_as_what_they_were(count):
     text = number(count)
@@ -93,8 +174,9 @@ def test_percents_of_nothing_are_a_dash(part, whole, text):
         ("2026-05-31T23:30:00-02:00", "2026-06-01 01:30:00"),
     ],
 )
-def test_instants_are_shown_in_utc(text, shown):
-    assert instant(text) == shown
+def test_instants_are_shown_in_utc_to_the_minute_or_the_second(text, shown):
+    assert moment(text) == shown
+    assert instant(text) == shown[:16]
 
 
 @given(st.text())
@@ -135,4 +217,7 @@ def test_a_meter_warns_before_it_is_full(used, level):
 
 
 def test_templates_have_every_filter_of_the_design():
-    assert set(FILTERS) == {"usd", "number", "percent", "instant", "short_id"}
+    assert set(FILTERS) == {
+        "usd", "usd_at", "usd_round", "number", "percent", "plain", "instant", "moment", "short_id",
+    }  # fmt: skip
+    assert not FILTERS.keys() & WORDS.keys()

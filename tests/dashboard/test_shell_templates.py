@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 import gateway.dashboard
+from gateway.dashboard.forms import NOTHING_WRONG
 from gateway.dashboard.render import environment
 from gateway.dashboard.static_files import static_url
 
@@ -26,7 +27,11 @@ def test_no_template_has_anything_inline():
 
 
 def test_htmx_is_kept_from_evaluating_and_from_styling():
-    source = environment().get_template("base.html").render(title="x", viewer=None, navigation=[], path="", here="")
+    source = (
+        environment()
+        .get_template("base.html")
+        .render(title="x", viewer=None, navigation=[], path="", here="", alert=NOTHING_WRONG, done="", is_error=False)
+    )
     config = re.search(r"name=\"htmx-config\" content='([^']+)'", source)
     assert config is not None
     settings = orjson.loads(config[1])
@@ -62,7 +67,7 @@ def test_a_chart_is_its_table_with_exact_values():
     assert 'data-kind="stacked" data-unit="nano_usd"' in source
     assert "<caption>Spend &amp; more</caption>" in source
     assert "&lt;b&gt;" in source
-    assert 'data-value="1234567891">$1.234567891<' in source
+    assert 'data-value="1234567891" title="$1.234567891">$1.23<' in source
     assert 'data-value="">–<' in source
 
 
@@ -123,22 +128,30 @@ def _contrast(one: str, other: str) -> float:
 
 
 def _themes() -> list[dict[str, str]]:
-    blocks = re.findall(r"color-scheme: (?:light|dark);(.*?)\}", (STATIC / "app.css").read_text(), re.DOTALL)
-    return [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+    """The light one, and the dark one."""
+    colours = r"--([a-z0-9-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);"
+    found = re.findall(colours, (STATIC / "app.css").read_text())
+    return [{name: light for name, light, _ in found}, {name: dark for name, _, dark in found}]
 
 
-def test_the_dark_theme_is_the_same_chosen_or_by_the_system():
-    light, system, chosen = _themes()
-    assert system == chosen != light
-    assert set(light) == set(chosen)
+def test_a_colour_stands_once_and_follows_the_scheme_that_is_chosen():
+    source = (STATIC / "app.css").read_text()
+    light, dark = _themes()
+    assert len(light) >= 25
+    assert all(light[name] != dark[name] for name in light)
+    assert re.search(r":root \{\s+color-scheme: light dark;", source)
+    for name in ("light", "dark"):
+        assert re.search(rf':root\[data-theme="{name}"\] {{\s+color-scheme: {name};', source)
+    bare = re.sub(r"/\*.*?\*/|light-dark\([^;]*;", "", source, flags=re.DOTALL)
+    assert not re.search(r"#[0-9a-f]{3,8}\b", bare)
 
 
-@pytest.mark.parametrize("theme", _themes()[1:], ids=["dark", "chosen"])
+@pytest.mark.parametrize("theme", _themes(), ids=["light", "dark"])
 def test_a_theme_has_nine_series_that_differ(theme):
     assert len({theme[f"series-{number}"] for number in range(1, 10)} | {theme["series-other"]}) == 10
 
 
-@pytest.mark.parametrize("theme", _themes(), ids=["light", "dark", "chosen"])
+@pytest.mark.parametrize("theme", _themes(), ids=["light", "dark"])
 def test_text_stands_out_from_its_ground_and_marks_from_theirs(theme):
     texts = [(text, ground) for text in ("text", "muted", "accent") for ground in ("ground", "sheet", "sunk")]
     texts += [(name, f"{name}-ground") for name in ("accent", "ok", "warn", "bad")]

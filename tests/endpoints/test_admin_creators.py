@@ -51,7 +51,7 @@ async def admin(tmp_path) -> AsyncIterator[Admin]:
         app = Starlette(routes=admin_routes(), exception_handlers=EXCEPTION_HANDLERS)
         app.router.redirect_slashes = False
         app.add_middleware(AdminOnly)
-        app.state.accounts = world.accounts
+        app.state.accounts, app.state.database = world.accounts, world.database
         app.state.audit, app.state.trusted_proxies = AuditLog(world.database), ()
         app.state.admin_authenticator = AdminAuthenticator(world.database, world.secrets, SecretStr(ADMIN_KEY))
         transport = httpx.ASGITransport(app)
@@ -212,6 +212,10 @@ async def test_a_field_that_is_not_the_forms_is_refused_by_name(admin, method, p
             "/admin/creators/acme/keys", {"expires_at": "9999-12-31T23:59:59-23:59"}, "expires_at", id="year 10000"
         ),
         pytest.param("/admin/creators/acme/keys", {"scopes": ["root"]}, "scopes.0", id="an unknown scope"),
+        pytest.param("/admin/creators/acme/keys", {"id": "short"}, "id", id="a short id of a key"),
+        pytest.param("/admin/creators/acme/keys", {"id": "with-a-dash--"}, "id", id="an id that would not be read"),
+        pytest.param("/admin/admin-keys", {"id": "x" * 13}, "id", id="a long id of a key"),
+        pytest.param("/admin/keys/x/rotate", {"id": "abcDEF01234é"}, "id", id="an id of other letters"),
         pytest.param("/admin/keys/x/rotate", {"grace_s": -1}, "grace_s", id="a grace in the past"),
         pytest.param("/admin/keys/x/rotate", {"grace_s": 10**9}, "grace_s", id="a grace of years"),
         pytest.param("/admin/keys/x/rotate", {"grace_s": "60"}, "grace_s", id="a grace as text"),
@@ -301,6 +305,26 @@ async def test_a_rotation_answers_with_the_new_key_once(admin):
     await admin.refused("POST", f"/admin/keys/{old['id']}/rotate", {}, status=409, code="key_not_live")
     listed = await admin.ask("GET", "/admin/creators/acme/keys")
     assert rotated.json()["key"] not in listed.text
+
+
+async def test_a_key_whose_id_was_chosen_is_made_once(admin):
+    """However often, for whomever and by which way it is asked for: the second answer has no key."""
+    await admin.json("POST", "/admin/creators", {"id": "acme"})
+    await admin.json("POST", "/admin/creators", {"id": "bolt"})
+    ways = ("/admin/creators/acme/keys", "/admin/creators/bolt/keys", "/admin/admin-keys")
+    for path, chosen in zip(ways, ("AcmeAcme0001", "BoltBolt0001", "AdminAdmin01"), strict=True):
+        made = await admin.json("POST", path, {"id": chosen})
+        assert (made["id"], made["key"].split("-")[2]) == (chosen, chosen)
+        await admin.refused("POST", path, {"id": chosen}, status=409, code="key_exists", param="id")
+    await admin.refused("POST", ways[1], {"id": "AcmeAcme0001"}, status=409, code="key_exists")
+    rotate = "/admin/keys/AcmeAcme0001/rotate"
+    await admin.refused("POST", rotate, {"id": "BoltBolt0001"}, status=409, code="key_exists")
+    rotated = await admin.json("POST", rotate, {"id": "AcmeAcme0002"})
+    assert (rotated["id"], rotated["replaces"]) == ("AcmeAcme0002", "AcmeAcme0001")
+    await admin.refused("POST", rotate, {"id": "AcmeAcme0002"}, status=409, code="key_exists")
+    await admin.refused("POST", rotate, {"id": "AcmeAcme0003"}, status=409, code="key_not_live")
+    keys = (await admin.json("GET", "/admin/creators/acme/keys"))["data"]
+    assert {key["id"]: key["status"] for key in keys} == {"AcmeAcme0001": "replaced", "AcmeAcme0002": "active"}
 
 
 async def test_a_key_is_paused_and_resumed(admin):

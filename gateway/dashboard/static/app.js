@@ -51,7 +51,45 @@
     }
   }
 
+  // Scroll regions are stops for the Tab key, so that the arrows reach what is out of sight: those in which something is.
+
+  const watched = new ResizeObserver((seen) => {
+    for (const place of new Set(seen.map((entry) => entry.target.closest(".scroll, pre")))) if (place) stopAt(place);
+  });
+
+  function stopAt(place) {
+    if (place.scrollWidth > place.clientWidth + 1 || place.scrollHeight > place.clientHeight + 1) place.tabIndex = 0;
+    else place.removeAttribute("tabindex");
+  }
+
+  // On narrow screens a row of a table stands as lines of its own, each beside its column's heading. What such a table is
+  // has then to be said in so many words: browsers go by how it is laid out.
+
+  const ROLES = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TFOOT: "rowgroup", TR: "row", TD: "cell" };
+
+  function labelCells(table) {
+    if (table.classList.contains("labelled") || table.classList.contains("pivot") || !table.tHead) return;
+    const headings = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.label || cell.textContent.trim());
+    for (const part of table.querySelectorAll("thead, tbody, tfoot, tr, td")) part.setAttribute("role", ROLES[part.tagName]);
+    for (const cell of table.querySelectorAll("th")) cell.setAttribute("role", cell.scope === "row" ? "rowheader" : "columnheader");
+    for (const row of [...table.tBodies, table.tFoot].flatMap((part) => (part ? [...part.rows] : []))) {
+      let column = 0;
+      for (const cell of row.cells) {
+        cell.dataset.label = headings[column] || "";
+        column += cell.colSpan;
+      }
+    }
+    table.setAttribute("role", "table");
+    table.classList.add("labelled");
+  }
+
   function prepare(part) {
+    for (const place of part.querySelectorAll(".scroll[tabindex], pre[tabindex]")) {
+      watched.observe(place);
+      if (place.firstElementChild) watched.observe(place.firstElementChild);
+    }
+    for (const table of part.querySelectorAll("table.list")) labelCells(table);
+    for (const set of part.querySelectorAll("fieldset[data-scripted]")) set.disabled = false;
     for (const button of part.querySelectorAll("[data-copy]")) button.hidden = false;
     for (const button of part.querySelectorAll("[data-theme-switch]")) label(button);
   }
@@ -74,6 +112,14 @@
       event.stopImmediatePropagation();
     }
   }, true);
+
+  // Fields that were left empty say nothing, and do not belong into an address.
+
+  document.addEventListener("htmx:configRequest", function (event) {
+    const asked = event.detail;
+    if (asked.verb !== "get" || !event.target.matches("form.filters")) return;
+    for (const [name, value] of [...asked.formData]) if (value === "") asked.formData.delete(name);
+  });
 
   // Swapped parts: whoever was in a field is in the same field afterwards, and hears that something has changed.
 
@@ -101,6 +147,90 @@
     left = null;
     const title = document.querySelector("#page h1");
     if (title) say(title.textContent + " has been updated");
+  });
+
+  // A form that is on its way is not sent again: the second answer would come in place of the first, and of a new key only
+  // the first has the text.
+
+  const SENT_FOR_MS = 30000;
+  let sent = new WeakMap();
+
+  document.addEventListener("submit", function (event) {
+    if (event.defaultPrevented || event.target.method !== "post") return;
+    if (performance.now() - (sent.get(event.target) ?? -Infinity) < SENT_FOR_MS) event.preventDefault();
+    else sent.set(event.target, performance.now());
+  });
+
+  window.addEventListener("pageshow", function () {
+    sent = new WeakMap();
+  });
+
+  // Days of one's own are a period, and a period that has a name has its own days.
+
+  document.addEventListener("input", function (event) {
+    const form = event.target.form;
+    const period = form && form.elements.namedItem("period");
+    if (!period || !period.querySelector || !period.querySelector("option[value=custom]")) return;
+    if (event.target.type === "date" && event.target.value) period.value = "custom";
+    if (event.target === period && period.value !== "custom") {
+      for (const field of form.querySelectorAll("input[type=date]")) field.value = "";
+    }
+  });
+
+  // Parts that are asked for again and again: only while somebody looks, and as nothing that keeps a session from ending.
+  // Where that fails, the page says how old it is.
+
+  let updatedAt = new Date();
+  let isSignedOut = false;
+
+  function isPoll(config) {
+    return Boolean(config && config.elt && config.elt.matches("[data-poll]"));
+  }
+
+  function sayStale() {
+    const place = document.getElementById("stale");
+    if (!place || !place.hidden) return;
+    const since = updatedAt.toISOString().slice(11, 19) + " UTC";
+    if (isSignedOut) {
+      const link = document.createElement("a");
+      link.href = "/dashboard/sign-in?next=" + encodeURIComponent(location.pathname + location.search);
+      link.textContent = "Sign in again";
+      place.replaceChildren("The session is over: this is how things stood at " + since + ". ", link);
+    } else {
+      place.textContent = "The gateway does not answer: this is how things stood at " + since + ". The page goes on asking.";
+    }
+    place.hidden = false;
+  }
+
+  document.addEventListener("htmx:configRequest", function (event) {
+    if (!event.detail.elt.matches("[data-poll]")) return;
+    if (document.hidden || isSignedOut) event.preventDefault();
+    else event.detail.headers["X-Gateway-Poll"] = "1";
+  });
+
+  document.addEventListener("htmx:beforeSwap", function (event) {
+    if (!isPoll(event.detail.requestConfig)) return;
+    const place = document.getElementById("stale");
+    if (event.detail.xhr.status < 400) {
+      updatedAt = new Date();
+      if (place) place.hidden = true;
+      return;
+    }
+    event.detail.shouldSwap = false;
+    isSignedOut = event.detail.xhr.status === 401;
+    if (isSignedOut && place) place.hidden = true;
+    sayStale();
+  });
+
+  for (const failed of ["htmx:sendError", "htmx:timeout"]) {
+    document.addEventListener(failed, function (event) {
+      if (isPoll(event.detail.requestConfig)) sayStale();
+    });
+  }
+
+  document.addEventListener("visibilitychange", function () {
+    if (document.hidden) return;
+    for (const part of document.querySelectorAll("[data-poll]")) htmx.trigger(part, "look");
   });
 
   document.addEventListener("htmx:load", function (event) {

@@ -5,12 +5,16 @@
 
   const HEIGHT = 230;
   const COLOURS = 9;
+  const LINE_MIN = 4; // of fewer points a line says less than bars
   const BARS_MAX = 62; // more rows than this are drawn as areas, where there is no room for a bar each
   const NANO = 1e9;
   const THIN_SPACE = "\u202f";
   const CHAR_WIDTH = 7; // of the axes' font, rather more than less
   const LABEL_CHARS_MAX = 18;
   const RIGHT_PADDING = 12;
+  const LEFT_PADDING = 30; // what the figures of the other axis take at least
+  const DATE = /^(\d{4})-(\d\d)(?:-(\d\d))?$/;
+  const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
   const CATEGORIES_MAX = 12; // so many bars are all named, cut as short as they must be
   const WHOLE_STEPS = Array.from({ length: 18 }, (_, i) => [1, 2, 5].map((step) => step * 10 ** i)).flat();
   const drawn = new Map(); // figure -> { plot, observer }
@@ -18,9 +22,11 @@
   // Reading
 
   function readTable(figure) {
-    const table = figure.querySelector("table");
+    const elsewhere = figure.dataset.table;
+    const table = elsewhere ? document.getElementById(elsewhere) : figure.querySelector("table");
     if (!table) return null;
-    const names = [...table.tHead.rows[0].cells].slice(1).map((cell) => cell.textContent.trim());
+    const last = table.classList.contains("totals") ? -1 : undefined;
+    const names = [...table.tHead.rows[0].cells].slice(1, last).map((cell) => cell.textContent.trim());
     const rows = [...table.tBodies[0].rows];
     const cells = rows.map((row) => [...row.cells].slice(1));
     return {
@@ -39,8 +45,16 @@
 
   // Colours
 
+  const probe = document.createElement("span");
+
+  // As it is in the light or the dark that holds now: a canvas takes no colour that depends on it.
   function property(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    if (!probe.isConnected) {
+      probe.hidden = true;
+      document.body.append(probe);
+    }
+    probe.style.color = "var(" + name + ")";
+    return getComputedStyle(probe).color;
   }
 
   function colours(names) {
@@ -90,8 +104,9 @@
   function layout(kind, table) {
     const count = table.labels.length;
     const isStacked = kind === "stacked";
-    const isBars = kind === "bars" || (isStacked && count <= BARS_MAX);
-    const slots = kind === "bars" ? table.names.length : 1;
+    const isBeside = kind === "bars" || (kind === "line" && count < LINE_MIN);
+    const isBars = isBeside || (isStacked && count <= BARS_MAX);
+    const slots = isBeside ? table.names.length : 1;
     const pitch = slots > 1 ? slots + 1 : 1;
     let values = table.values;
     if (isStacked) values = cumulated(values, count);
@@ -125,6 +140,7 @@
     const line = property("--line");
     const font = "12px system-ui, sans-serif";
     const bars = uPlot.paths.bars({ size: [0.72, 56], radius: 0.08 });
+    const leans = mustLean(table, plan, width);
     const order = table.names.map((_, i) => i);
     if (plan.isStacked) order.reverse(); // the highest sum first, so that those below it are painted over it
     return {
@@ -141,10 +157,12 @@
         },
         axes: [
           {
-            font, stroke: muted, size: 28, gap: 6,
+            font, stroke: muted, gap: 6,
             grid: { show: false }, ticks: { show: false },
-            splits: (plot) => ticks(plot, table, plan),
-            values: (plot, splits) => splits.map((at) => shortened(table.labels[plan.rowAt(Math.round(at))], charsOf(plot, table, plan))),
+            size: leans ? 26 + Math.ceil(0.62 * CHAR_WIDTH * longestOf(table)) : 28,
+            rotate: leans ? 40 : 0,
+            splits: (plot) => ticks(plot, table, plan, leans),
+            values: (_, splits) => splits.map((at) => axisLabel(table, plan.rowAt(Math.round(at)))),
           },
           {
             font, stroke: muted, gap: 6,
@@ -160,6 +178,7 @@
             label: table.names[i],
             stroke: shades[i],
             width: plan.isBars ? 0 : plan.isStacked ? 1 : 2,
+            dash: !plan.isBars && !plan.isStacked && /^(forecast|budget)$/i.test(table.names[i]) ? [5, 4] : undefined,
             fill: plan.isBars || plan.isStacked ? shades[i] : undefined,
             paths: plan.isBars ? bars : undefined,
             points: { show: !plan.isBars && !plan.isStacked && table.labels.length < 3 },
@@ -184,28 +203,47 @@
     return plot.bbox.width / devicePixelRatio;
   }
 
-  function namesAll(table, plan) {
-    return plan.isBars && !plan.isStacked && table.labels.length <= CATEGORIES_MAX;
+  // Days are written short on the axis: the table has them in full.
+
+  function isOverTime(table) {
+    return table.labels.every((label) => DATE.test(label));
   }
 
-  function charsOf(plot, table, plan) {
-    if (!namesAll(table, plan)) return LABEL_CHARS_MAX;
-    return Math.max(3, Math.min(LABEL_CHARS_MAX, Math.floor(widthOf(plot) / table.labels.length / CHAR_WIDTH) - 1));
+  function axisLabel(table, row) {
+    const label = table.labels[row];
+    const day = DATE.exec(label);
+    if (!day) return shortened(label, LABEL_CHARS_MAX);
+    return day[3] ? Number(day[3]) + " " + MONTHS[day[2] - 1] : MONTHS[day[2] - 1] + " " + day[1].slice(2);
+  }
+
+  function longestOf(table) {
+    return Math.max(1, ...table.labels.map((_, row) => axisLabel(table, row).length));
+  }
+
+  // A few bars by name are all named: where their names are too long to stand side by side, they lean.
+
+  function namesAll(table, plan) {
+    return plan.isBars && !plan.isStacked && table.labels.length <= CATEGORIES_MAX && !isOverTime(table);
+  }
+
+  function mustLean(table, plan, width) {
+    return namesAll(table, plan) && CHAR_WIDTH * (longestOf(table) + 2) > (width - 60) / table.labels.length;
   }
 
   // Rows that are named below the axis: as many as have room, none of them cut off at an edge.
-  function ticks(plot, table, plan) {
+  function ticks(plot, table, plan, leans) {
     const width = widthOf(plot);
     const rows = table.labels.map((_, row) => row);
-    if (namesAll(table, plan)) return rows.map(plan.middle);
-    const longest = CHAR_WIDTH * Math.max(...table.labels.map((label) => shortened(label, LABEL_CHARS_MAX).length));
+    if (leans || namesAll(table, plan)) return rows.map(plan.middle);
+    const longest = CHAR_WIDTH * longestOf(table);
     const every = Math.max(1, Math.ceil(rows.length / Math.max(1, Math.floor(width / (longest + 18)))));
     const first = Math.floor((every - 1) / 2);
     const perRow = width / (plan.range[1] - plan.range[0]);
     return rows
       .filter((row) => row >= first && (row - first) % every === 0)
       .map(plan.middle)
-      .filter((at) => (at - plan.range[0]) * perRow + longest / 2 <= width + RIGHT_PADDING);
+      .filter((at) => (at - plan.range[0]) * perRow + longest / 2 <= width + RIGHT_PADDING)
+      .filter((at) => (at - plan.range[0]) * perRow >= longest / 2 - LEFT_PADDING);
   }
 
   function shortened(label, chars) {
@@ -276,7 +314,12 @@
   function draw(figure) {
     const table = readTable(figure);
     const place = figure.querySelector(".plot");
+    fold(figure);
     if (!table || !place) return;
+    if (!window.uPlot) {
+      place.hidden = true;
+      return;
+    }
     if (!table.labels.length || !table.names.length) {
       place.textContent = "Nothing in this period.";
       place.classList.add("empty");
@@ -294,6 +337,13 @@
     const known = drawn.get(figure);
     drawn.set(figure, { plot, table, plan, observer: known ? known.observer : watch(figure, place) });
     read(figure, table, plan, null);
+  }
+
+  function fold(figure) {
+    const behind = figure.querySelector(".behind");
+    if (!behind || behind.classList.contains("ready")) return;
+    behind.open = !window.uPlot; // it stays where nothing can be drawn
+    behind.classList.add("ready");
   }
 
   function dress(figure, place, table, shades) {

@@ -39,8 +39,12 @@
 
   function around(text, word) {
     const at = Math.max(text.toLowerCase().indexOf(word), 0);
-    const begin = Math.max(at - 40, 0);
-    return (begin ? "... " : "") + text.slice(begin, at + 120);
+    const before = Math.max(at - 40, 0);
+    const space = before ? text.indexOf(" ", before) : -1;
+    const begin = space >= 0 && space < at ? space + 1 : before; // words are not cut
+    const after = text.length > at + 120 ? text.lastIndexOf(" ", at + 120) : text.length;
+    const end = after > at ? after : at + 120;
+    return (begin ? "… " : "") + text.slice(begin, end) + (end < text.length ? " …" : "");
   }
 
   function line(entry, words) {

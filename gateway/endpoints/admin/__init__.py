@@ -23,6 +23,7 @@ from gateway.endpoints.admin import (
     paused_keys,
     policies,
     providers,
+    refusals,
     rehearsal,
     reload,
     standing,
@@ -39,6 +40,7 @@ __all__ = ["AdminOnly", "admin_routes", "control_app"]
 _MODULES = (
     creators,
     standing,
+    refusals,
     credit_endpoints,
     keys,
     paused_keys,

@@ -2,9 +2,11 @@
 
 `GET /admin/throttles` lists the creators who are slowed down now, `DELETE /admin/throttles/{creator}` ends that at once.
 A paused key is resumed at `POST /admin/keys/{id}/resume`. Figures are integers in the unit of `metric`; of a cost also
-decimal strings in US dollars, which are null for calls. `next_cursor` is null on the last page.
+decimal strings in US dollars, which are null for calls. `next_cursor` is null on the last page; anomalies with `format=csv`
+are a file with all that fits.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any, cast, get_args
 
 from starlette.requests import Request
@@ -14,36 +16,56 @@ from starlette.routing import Route
 from gateway.anomalies.actions import Brakes
 from gateway.anomalies.words import FIGURES
 from gateway.endpoints import json_response
+from gateway.endpoints.csv_files import csv_of_pages
 from gateway.endpoints.parameters import (
     choice,
     database_of,
     entry_cursor,
     known_parameters,
+    pages_only,
     read_entry_cursor,
     whole_number,
 )
 from gateway.errors import NotFound
 from gateway.ledger.anomalies import Anomaly, Metric, Throttle, anomaly_page, throttle_page
+from gateway.ledger.database import Database
 from gateway.ledger.periods import now_ms, rfc3339
 from gateway.pricing import usd
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1_000
+_COLUMNS = (
+    *("id", "created_at", "creator", "feature", "metric", "hour"),
+    *(column for name in FIGURES for column in (name, f"{name}_usd")),
+    *("hours", "action", "details"),
+)
 
 
 async def list_anomalies(request: Request) -> Response:
-    query = known_parameters(request.query_params, {"creator", "metric", "limit", "cursor"})
+    query = known_parameters(request.query_params, {"creator", "metric", "limit", "cursor", "format"})
+    creator, metric = query.get("creator"), cast(Metric | None, choice(query, "metric", get_args(Metric)))
+    if choice(query, "format", {"json", "csv"}, "json") == "csv":
+        pages_only(query, "limit", "cursor")
+        every = _every(database_of(request), creator, metric)
+        return await csv_of_pages("anomalies", _COLUMNS, every, _anomaly_json)
     limit = whole_number(query, "limit", default=LIMIT_DEFAULT, least=1, most=LIMIT_MAX)
     rows = await anomaly_page(
         database_of(request),
-        creator=query.get("creator"),
-        metric=cast(Metric | None, choice(query, "metric", get_args(Metric))),
+        creator=creator,
+        metric=metric,
         limit=limit + 1,
         before=read_entry_cursor(query.get("cursor")),
     )
     page = rows[:limit]
     next_cursor = entry_cursor(page[-1].id) if len(rows) > limit else None
     return json_response({"data": [_anomaly_json(anomaly) for anomaly in page], "next_cursor": next_cursor})
+
+
+async def _every(database: Database, creator: str | None, metric: Metric | None) -> AsyncIterator[list[Anomaly]]:
+    before: str | None = None
+    while rows := await anomaly_page(database, creator=creator, metric=metric, limit=LIMIT_MAX, before=before):
+        yield rows
+        before = rows[-1].id
 
 
 async def list_throttles(request: Request) -> Response:

@@ -62,7 +62,12 @@ async def create_creator(request: Request) -> Response:
 
 
 async def list_creators(request: Request) -> Response:
-    return json_response(await accounts_of(request).list_creators(**page_of(request, "plan")))
+    query = page_of(request, "plan", "ids")
+    if "ids" in query:
+        query["ids"] = query["ids"].split(",")
+        if len(query["ids"]) > PAGE_ROWS_MAX:
+            raise RequestError(f"`ids` takes at most {PAGE_ROWS_MAX} of them.", param="ids", code="invalid_value")
+    return json_response(await accounts_of(request).list_creators(**query))
 
 
 async def show_creator(request: Request) -> Response:

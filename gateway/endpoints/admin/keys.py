@@ -14,7 +14,11 @@ from starlette.routing import Route
 from gateway.accounts import GRACE_S_DEFAULT, GRACE_S_MAX, LIFETIME_S_MAX
 from gateway.endpoints import Form, json_response, read_form
 from gateway.endpoints.admin.creators import JsonObject, Name, accounts_of, page_of
+from gateway.endpoints.csv_files import csv_of_rows
+from gateway.endpoints.parameters import choice, known_parameters
 from gateway.roles import Role
+
+_ADMIN_COLUMNS = ("id", "name", "role", "status", "created_at", "revoked_at")
 
 
 def _an_instant(text: str) -> str:
@@ -29,9 +33,13 @@ def _an_instant(text: str) -> str:
 
 Instant = Annotated[str, Field(max_length=64), AfterValidator(_an_instant)]
 ModelName = Annotated[Name, Field(min_length=1)]
+KeyId = Annotated[str, Field(pattern="^[A-Za-z0-9]{12}$")]
+"""The public part of a key. Whoever chooses it gets one key for it, however often it is asked for."""
 
 
 class KeyForm(Form):
+    id: KeyId | None = None
+    """The key's public id; None lets the gateway choose."""
     name: Name = ""
     models: Annotated[list[ModelName], Field(min_length=1, max_length=1_000)] | None = None
     """None allows every model. An empty list is refused: it reads as all to some and as none to others."""
@@ -45,10 +53,13 @@ class KeyForm(Form):
 
 
 class RotationForm(Form):
+    id: KeyId | None = None
+    """The new key's."""
     grace_s: Annotated[int, Field(ge=0, le=GRACE_S_MAX)] = GRACE_S_DEFAULT
 
 
 class AdminKeyForm(Form):
+    id: KeyId | None = None
     name: Annotated[Name, Field(min_length=1)] = ""
     """Of the admin who gets the key: the audit log tells people apart by it."""
     role: Role = "owner"
@@ -90,17 +101,22 @@ async def resume_key(request: Request) -> Response:
 
 async def rotate_key(request: Request) -> Response:
     form = await read_form(request, RotationForm)
-    rotated = await accounts_of(request).rotate_key(request.path_params["id"], grace_s=form.grace_s)
+    key_id = request.path_params["id"]
+    rotated = await accounts_of(request).rotate_key(key_id, grace_s=form.grace_s, new_id=form.id)
     return json_response(rotated, 201)
 
 
 async def create_admin_key(request: Request) -> Response:
     form = await read_form(request, AdminKeyForm)
-    return json_response(await accounts_of(request).create_admin_key(name=form.name, role=form.role), 201)
+    return json_response(await accounts_of(request).create_admin_key(**dict(form)), 201)
 
 
 async def list_admin_keys(request: Request) -> Response:
-    return json_response(await accounts_of(request).list_admin_keys())
+    query = known_parameters(request.query_params, {"format"})
+    found = await accounts_of(request).list_admin_keys()
+    if choice(query, "format", {"json", "csv"}, "json") == "csv":
+        return csv_of_rows("admin-keys", _ADMIN_COLUMNS, found["data"])
+    return json_response(found)
 
 
 async def update_admin_key(request: Request) -> Response:

@@ -2,9 +2,12 @@
 where public price lists say something else.
 
 Prices are exact US dollars as decimal strings, under the names pricing.toml uses. One model comes with every price row
-that entries may name, the latest first.
+that entries may name, the latest first. Models are narrowed by `endpoint`, `provider`, `capability` and `state` (`active`,
+`inactive`). With `format=csv` models and differences come as files: in that of the models a column for each price, and the
+prices that are tables of their own as JSON.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import select
@@ -14,7 +17,8 @@ from starlette.routing import Route
 
 from gateway.catalog import Catalog, Model
 from gateway.endpoints import json_response
-from gateway.endpoints.parameters import database_of, known_parameters
+from gateway.endpoints.csv_files import csv_of_rows
+from gateway.endpoints.parameters import choice, database_of, known_parameters
 from gateway.errors import NotFound
 from gateway.ledger.periods import rfc3339
 from gateway.ledger.schema import price_rows
@@ -23,12 +27,22 @@ from gateway.price_table import price_table
 from gateway.pricing import price_from_json
 
 _VERSIONS_MAX = 100
+_FILTERS = frozenset({"endpoint", "provider", "capability", "state"})
+_STATES = ("active", "inactive")
+_COLUMNS = """id display_name active inactive_reason provider upstream_model tier endpoints capabilities context_tokens_max
+    output_tokens_max downgrades credits price_version""".split()
+_DIFFERENCE = ("list", "model", "key", "ours", "theirs")
 
 
 async def list_models(request: Request) -> Response:
-    known_parameters(request.query_params, ())
+    query = known_parameters(request.query_params, {*_FILTERS, "format"})
+    choice(query, "state", _STATES)
     catalog = _catalog_of(request)
-    shown = [_shown(model, catalog, request) for model in catalog.models.values()]
+    shown = [_shown(model, catalog, request) for model in catalog.models.values() if _fits(model, query)]
+    if choice(query, "format", {"json", "csv"}, "json") == "csv":
+        prices = sorted({name for model in shown for name in model["price"]})
+        rows = [{**model, **model["price"]} for model in shown]
+        return csv_of_rows("models", (*_COLUMNS, *prices), rows)
     return json_response({"object": "list", "version": catalog.version, "data": shown})
 
 
@@ -42,8 +56,26 @@ async def show_model(request: Request) -> Response:
 
 
 async def show_diff(request: Request) -> Response:
-    known_parameters(request.query_params, ())
-    return json_response(await price_diff(_catalog_of(request), request.app.state.clock()))
+    query = known_parameters(request.query_params, {"format"})
+    found = await price_diff(_catalog_of(request), request.app.state.clock())
+    if choice(query, "format", {"json", "csv"}, "json") == "csv":
+        rows = [{"list": each["title"], **line} for each in found["references"] for line in each["differences"]]
+        return csv_of_rows("price-differences", _DIFFERENCE, rows)
+    return json_response(found)
+
+
+def _fits(model: Model, query: Mapping[str, str]) -> bool:
+    return (
+        query.get("endpoint") in (None, *model.endpoints)
+        and query.get("provider") in (None, *_places(model))
+        and query.get("capability") in (None, *model.capabilities)
+        and query.get("state") in (None, "active" if model.active else "inactive")
+    )
+
+
+def _places(model: Model) -> Sequence[str]:
+    """The providers that serve it."""
+    return [each.model.provider for each in model.deployments] or [model.provider]
 
 
 def _catalog_of(request: Request) -> Catalog:
@@ -98,8 +130,7 @@ def _inactive_reason(model: Model, catalog: Catalog, request: Request) -> str | 
     if model.active:
         return None
     keys = request.app.state.provider_keys
-    places = [each.model.provider for each in model.deployments] or [model.provider]
-    rows = [catalog.providers[name] for name in places]
+    rows = [catalog.providers[name] for name in _places(model)]
     has_key = any(not row.api_key_env or keys.get(row.name) for row in rows)
     return "switched_off" if has_key else "no_provider_key"
 

@@ -23,6 +23,7 @@ from gateway.addresses import client_address
 from gateway.audit import AuditLog
 from gateway.calls import new_request_id
 from gateway.endpoints.admin.audited_fields import ReadBody, details_of, read_ahead, target_of
+from gateway.endpoints.admin.audited_targets import MAKES, target_asked, target_made
 from gateway.endpoints.admin.without_money import without_money
 from gateway.errors import RequestError, StoreError
 from gateway.ledger.faults import RETRY_AFTER_S
@@ -41,6 +42,7 @@ PERMISSIONS: Mapping[tuple[str, str], Roles] = {
     ("GET", "/admin/whoami"): _ALL,
     ("GET", "/admin/plans"): _ALL,
     ("GET", "/admin/policies"): _ALL,
+    ("GET", "/admin/policies/{plan}/overrides"): _ALL,
     ("GET", "/admin/creators"): _ALL,
     ("GET", "/admin/creators/{id}"): _ALL,
     ("GET", "/admin/creators/{id}/keys"): _ALL,
@@ -53,6 +55,7 @@ PERMISSIONS: Mapping[tuple[str, str], Roles] = {
     ("GET", "/admin/creators/{id}/limits"): _ALL,
     ("GET", "/admin/creators/{id}/refusals"): _ALL,
     ("GET", "/admin/standing"): _ALL,
+    ("GET", "/admin/refusals"): _ALL,
     ("GET", "/admin/creators/{id}/credits"): _MONEY,
     ("GET", "/admin/credit-packages"): _MONEY,
     ("GET", "/admin/admin-keys"): _MONEY,
@@ -133,13 +136,14 @@ class _Guarded:
                 raise refusal
             await app(scope, receive, send)
             return
-        record = _Record.of(scope, admin, " ".join(route) + (f" ({export})" if export else ""), changes=changes)
+        record = _Record.of(scope, admin, route, f" ({export})" if export else "", changes=changes)
         if refusal is not None:
             await record.write(status=refusal.status)
             raise refusal
         body = ReadBody()
         if changes:
             body, receive = await read_ahead(receive)
+            record.target = await target_asked(scope, route, body)
         record.details = details_of(body, scope["query_string"])
         if admin.role == "support" and (refusal := await _form_refusal(scope, admin, route, body)) is not None:
             await record.write(status=refusal.status)
@@ -151,38 +155,39 @@ class _Guarded:
 class _Record:
     """The audit log's rows of one request."""
 
-    def __init__(self, log: AuditLog | None, facts: Mapping[str, Any]) -> None:
+    def __init__(self, log: AuditLog | None, route: tuple[str, str], target: str, facts: Mapping[str, Any]) -> None:
         self._log = log
+        self._route = route
         self._facts = facts
+        self.target = target
         self.details: Mapping[str, Any] = {}
         self._status = 0
         self._is_done = False
 
     @classmethod
-    def of(cls, scope: Scope, admin: Admin, action: str, *, changes: bool) -> "_Record":
+    def of(cls, scope: Scope, admin: Admin, route: tuple[str, str], form: str, *, changes: bool) -> "_Record":
         """Raises `StoreError` for a change where there is no log, because the database is open for reading only; whoever
         reads it so has the file, and an export tells nothing new."""
         state = scope["app"].state
         if state.audit is None:
             if changes:
                 raise StoreError("The database is open for reading only.")
-            return cls(None, {})
+            return cls(None, route, "", {})
         peer = scope.get("client")
         facts = {
             "request_id": scope["state"].get("request_id") or new_request_id(),
             "admin": admin,
-            "action": action,
-            "target": target_of(scope["path_params"]),
+            "action": " ".join(route) + form,
             "address": client_address(peer[0] if peer else None, scope["headers"], state.trusted_proxies),
         }
-        return cls(state.audit, facts)
+        return cls(state.audit, route, target_of(scope["path_params"]), facts)
 
     async def write(self, *, phase: Any = "done", status: int) -> None:
         """Raises `StoreError` in words of its own: nothing was carried out yet."""
         if self._log is None:
             return
         try:
-            await self._log.record(**self._facts, details=self.details, phase=phase, status=status)
+            await self._log.record(**self._facts, target=self.target, details=self.details, phase=phase, status=status)
         except StoreError as exc:
             raise StoreError(
                 "The audit log cannot be written at the moment, so nothing was done.",
@@ -194,12 +199,24 @@ class _Record:
     ) -> None:
         """Lets `app` answer. The status is in the log when the client has the headers (`ends_with_headers`), or else when
         the answer has ended, and in any case when this returns or raises."""
+        makes = self._log is not None and self._route in MAKES
+        start: Message | None = None
 
         async def send_seen(message: Message) -> None:
+            nonlocal start
             if message["type"] == "http.response.start":
                 self._status = message["status"]
+                if makes and self._status == 201:
+                    # What was made stands in the body, which such answers have in one piece.
+                    start = message
+                    return
                 if ends_with_headers:
                     await self._finish()
+            elif start is not None:
+                self.target = target_made(self.target, self._route, message["body"])
+                await self._finish()
+                await send(start)
+                start = None
             await send(message)
 
         try:

@@ -1,4 +1,7 @@
-"""`POST /admin/rehearsals`: what changed plans would have done to the calls of the last days. Changes nothing."""
+"""`POST /admin/rehearsals`: what changed plans would have done to the calls of the last days. Changes nothing.
+
+With `format=csv` in the query the answer is a file with a row for each creator.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +16,8 @@ from starlette.routing import Route
 
 from gateway.catalog import Catalog, load_catalog
 from gateway.endpoints import Form, json_response, read_form
-from gateway.endpoints.parameters import database_of
+from gateway.endpoints.csv_files import csv_of_rows
+from gateway.endpoints.parameters import choice, database_of, known_parameters
 from gateway.errors import RequestError
 from gateway.plans import changed_plan, read_plan
 from gateway.rehearsal import DAYS_MAX, Rehearsals, RehearsalWish
@@ -21,6 +25,7 @@ from policies.types import Plan
 
 DAYS_DEFAULT = 30
 _CREATORS_MAX = 1_000
+_BESIDE = frozenset({"before", "after"})
 _rehearsals = Rehearsals()
 
 
@@ -39,12 +44,26 @@ class RehearsalForm(Form):
 
 async def rehearse(request: Request) -> Response:
     state = request.app.state
+    query = known_parameters(request.query_params, {"format"})
+    is_file = choice(query, "format", {"json", "csv"}, "json") == "csv"
     form = await read_form(request, RehearsalForm)
     plans: Mapping[str, Plan] = dict(state.plans)
     wish = RehearsalWish(_changed(form, plans), form.days, form.creators)
     now = state.clock() if hasattr(state, "clock") else datetime.now(UTC)
     report = await _rehearsals.rehearse(database_of(request), plans, await _catalog(state), wish, now)
+    if is_file:
+        rows = [_flat(row) for row in report["creators"]]
+        return csv_of_rows("rehearsal", rows[0] if rows else ("creator", "plan"), rows)
     return json_response(report)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables of figures as columns of their own: `before_cost_usd`."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        figures = {f"{name}_{key}": each for key, each in value.items()} if name in _BESIDE else {name: value}
+        found |= figures
+    return found
 
 
 async def _catalog(state: State) -> Catalog:

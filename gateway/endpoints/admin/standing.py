@@ -2,13 +2,15 @@
 
 `/admin/standing` lists every creator with its month so far beside its caps, sorted by `sort` (`spend`, `forecast`,
 `used`: the largest first; `name`), narrowed by `plan`, `q` (part of an id or a name) and `state` (`downgraded`,
-`near_limit`: 80 % of budget or quota, `inactive`: switched off), in pages of `limit`. `/limits` answers what `/v1/me`
+`near_limit`: 80 % of budget or quota, `inactive`: switched off), in pages of `limit`; `format=csv` is a file with all that
+fit. `/limits` answers what `/v1/me`
 answers the creator. `/refusals` counts refused calls by day and reason, `from` (inclusive) to `to` (exclusive).
 """
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -22,15 +24,20 @@ from gateway.creator_standing import SORTS, STATES, Place, Sort, Standings, Stat
 from gateway.creator_view import view_of
 from gateway.endpoints import json_response
 from gateway.endpoints.admin.creators import accounts_of
-from gateway.endpoints.parameters import choice, database_of, day, known_parameters, refuse, whole_number
+from gateway.endpoints.csv_files import csv_of_pages
+from gateway.endpoints.parameters import choice, database_of, day, known_parameters, pages_only, refuse, whole_number
 from gateway.errors import NotFound
 from gateway.ledger.standings import refusals_of_creator
+from gateway.ledger.statements import Row
 from policies.quota import month_of
 
 LIMIT_DEFAULT = 50
 LIMIT_MAX = 200
 
-_KNOWN = frozenset({"plan", "q", "sort", "state", "limit", "cursor"})
+_KNOWN = frozenset({"plan", "q", "sort", "state", "limit", "cursor", "format"})
+_COLUMNS = """creator name plan is_active is_downgraded calls cost_nano_usd cost_usd charge_nano_usd charge_usd
+    forecast_cost_nano_usd forecast_cost_usd budget_nano_usd budget_usd quota_nano_usd quota_usd used_permille
+    last_day""".split()
 
 
 async def show_standing(request: Request) -> Response:
@@ -45,9 +52,24 @@ async def show_standing(request: Request) -> Response:
         _read_cursor(query, sort),
     )
     state, now = request.app.state, _now(request)
-    rows, after = await Standings(database_of(request), state.counters, state.plans, now).page(wanted)
+    standings = Standings(database_of(request), state.counters, state.plans, now)
+    if choice(query, "format", {"json", "csv"}, "json") == "csv":
+        pages_only(query, "limit", "cursor")
+        return await csv_of_pages(f"creators-{month_of(now)}", _COLUMNS, _every(standings, wanted))
+    rows, after = await standings.page(wanted)
     next_cursor = None if after is None else _cursor(sort, after)
     return json_response({"data": rows, "period": month_of(now), "next_cursor": next_cursor})
+
+
+async def _every(standings: Standings, wanted: Wanted) -> AsyncIterator[list[Row]]:
+    """Page after page, as whoever looks through them would see them. A page may be empty and others follow."""
+    after: Place | None = None
+    while True:
+        rows, after = await standings.page(replace(wanted, limit=LIMIT_MAX, after=after))
+        if rows:
+            yield rows
+        if after is None:
+            return
 
 
 async def show_limits(request: Request) -> Response:
