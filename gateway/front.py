@@ -25,6 +25,8 @@ CYCLE = "gateway.cycle"
 
 _LINGER_S = 1
 """How long a connection whose last answer did not say that it would end waits for one more request, once the port is closed."""
+_REST_WITHIN_S = 2
+"""How long a client that was answered before all of its request had come may go on sending it."""
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
@@ -58,6 +60,8 @@ class FrontProtocol(HttpToolsProtocol):
         self._timed_phase: str | None = None
         self._head_bytes = 0
         self._refusal = (400, "invalid_request", "The request is not valid HTTP/1.1.")
+        self._is_over = False
+        """The last answer is given: what still comes is not looked at."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -85,9 +89,13 @@ class FrontProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self._phase != "body":
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._is_over:
+            return
         if self.transport.is_closing():
             self._disarm()
         elif self._phase is None:
@@ -120,6 +128,7 @@ class FrontProtocol(HttpToolsProtocol):
         if self._state.is_leaving and not self.pipeline:
             cycle.keep_alive = False
         cycle.scope[CYCLE] = cycle  # type: ignore[literal-required]
+        cycle.end_connection = self.end  # type: ignore[attr-defined]
         super()._start_asgi_task(cycle, app)
 
     def announce_end(self) -> None:
@@ -156,7 +165,22 @@ class FrontProtocol(HttpToolsProtocol):
             % (len(body), new_request_id().encode())
         )
         self.transport.write(STATUS_LINE[status] + head + body)
-        self.transport.close()
+        self.end(is_complete=False)
+
+    def end(self, *, is_complete: bool) -> None:
+        """The connection's last answer is given, to a request that `is_complete` or not.
+
+        Closed with bytes of a request unread, a connection is reset, and the answer may be lost to a client that is still
+        sending. So it is told that no more will come, and its rest is taken and thrown away for a while (RFC 9112, 9.6).
+        """
+        if is_complete or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        self._is_over = True
+        self._disarm()
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._deadline = self.loop.call_later(_REST_WITHIN_S, self.transport.close)
 
     def _check_head(self) -> None:
         if len(self.headers) > HEADERS_MAX or (
@@ -314,5 +338,5 @@ class FrontResponder:
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            cycle.transport.close()
+            cycle.end_connection(is_complete=not cycle.more_body)  # type: ignore[attr-defined]
         cycle.on_response()

@@ -240,7 +240,7 @@ async def test_a_process_that_dies_in_between_leaves_a_row_without_a_status(worl
     (row, *_) = await log(world, action="DELETE")
     assert (row["request_id"], row["status"]) == ("req_dead", None)
     page = await world.owner.get("/dashboard/audit?action=DELETE")
-    assert page.rows("What admins did, the newest first, UTC")[0][6] == "unfinished"
+    assert page.rows("What admins did, the newest first")[0][1] == "unfinished"
 
 
 # Names and secrets

@@ -368,18 +368,25 @@ async def test_a_body_one_byte_above_the_bound_is_refused(gateway: Gateway, once
 async def test_a_chunked_body_above_the_bound_is_refused_while_it_comes(
     gateway: Gateway, once: Key, script: Script
 ) -> None:
+    """Whoever sends all of it before reading has the answer, too: the connection is not reset."""
     head = request_bytes(
         "POST", CHAT, key=once.key, headers=[("transfer-encoding", "chunked"), ("content-type", "application/json")]
     )
     async with connected(gateway.port) as connection:
         await connection.send(head)
-        try:
-            for _ in range(40):
-                await connection.send(wire.framed(b" " * 65_536))
-        except ConnectionError:
-            pass
+        for _ in range(200):  # 13 MB
+            await connection.send(wire.framed(b" " * 65_536))
         await connection.read_head()
         assert_refused(await connection.read_rest(), script, 413)
+
+
+async def test_who_goes_on_sending_for_ever_after_a_refusal_is_cut_off(gateway: Gateway, once: Key) -> None:
+    head = request_bytes("POST", CHAT, key=once.key, headers=[("transfer-encoding", "chunked")])
+    async with connected(gateway.port) as connection, asyncio.timeout(30):
+        await connection.send(head)
+        with pytest.raises(ConnectionError):
+            while True:
+                await connection.send(wire.framed(b" " * 65_536))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
