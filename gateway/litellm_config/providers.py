@@ -73,6 +73,7 @@ _KNOWN: Mapping[str, _Known] = {
     "llamafile": _Known("openai", "http://127.0.0.1:8080/v1", "", _MAX_TOKENS),
     "litellm_proxy": _Known("openai", "", ""),
 }
+"""Hosts are those that LiteLLM itself sends to, which a test asks of it; read of version 1.106.2."""
 _BY_LIBRARY = frozenset(
     """
     ai21 ai21_chat aiml amazon_nova anyscale azure_ai baseten bedrock bytez chutes clarifai cloudflare codestral cohere

@@ -1,7 +1,7 @@
 """Run by the Python that has litellm: `python -m tests.litellm.inside QUESTION` prints the answer as JSON.
 
 Questions: `library` (its exception classes and what the gateway makes of them, every name a call of it takes, how it
-stands once the gateway has loaded it, what it may send when no call runs) and `start` (what is loaded when the gateway
+stands once the gateway has loaded it, where it sends calls of a provider, what it may send when no call runs) and `start` (what is loaded when the gateway
 serves).
 """
 
@@ -81,6 +81,15 @@ def settings() -> dict[str, Any]:
     }
 
 
+def addresses() -> dict[str, str | None]:
+    """Of the providers that an import knows the address of, where the library would send a call; None where it says so later."""
+    from gateway.litellm_config.providers import _KNOWN
+    from gateway.providers.litellm_adapter import _loaded
+
+    find = _loaded().get_llm_provider
+    return {name: find(f"{name}/any", api_key="sk-rig")[3] for name, known in _KNOWN.items() if known.base_url}
+
+
 def outside() -> list[str]:
     """Sends something by every client the library may take, to the port in the environment."""
     from gateway.providers.litellm_adapter import _loaded
@@ -133,7 +142,7 @@ def start() -> dict[str, Any]:
 
 
 def library() -> dict[str, Any]:
-    return {each.__name__: each() for each in (exceptions, parameters, settings, outside)}
+    return {each.__name__: each() for each in (exceptions, parameters, settings, addresses, outside)}
 
 
 if __name__ == "__main__":

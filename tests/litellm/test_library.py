@@ -6,9 +6,11 @@ import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from gateway.litellm_config.providers import _KNOWN
 from tests.clients.environments import python_of
 from tests.litellm.parameters import recorded_parameters
 from tests.litellm.world import CANVAS, COHERE, COHERE_EMBED, MISTRAL, NOBODY, NOVA, models
@@ -53,6 +55,17 @@ def test_every_exception_of_the_library_means_something(library: Any) -> None:
 def test_the_recorded_parameters_are_all_there_are(library: Any) -> None:
     """Or the proof in tests/e2e/test_steering.py would leave some out."""
     assert library["parameters"] == recorded_parameters()
+
+
+def test_imported_rows_lead_where_the_library_sends_calls(library: Any) -> None:
+    """Ours may be another path of the same host: DeepSeek's stable one, and Ollama's of OpenAI's shape."""
+    told = {name: urlsplit(url.replace("localhost", "127.0.0.1")) for name, url in library["addresses"].items() if url}
+    ours = {name: urlsplit(_KNOWN[name].base_url) for name in told}
+    assert len(told) > 7
+    assert {name: (url.scheme, url.netloc) for name, url in ours.items()} == {
+        name: (url.scheme, url.netloc) for name, url in told.items()
+    }
+    assert {name for name in told if ours[name].path != told[name].path} <= {"deepseek", "ollama", "ollama_chat"}
 
 
 def test_the_library_reports_caches_counts_and_logs_nothing(library: Any) -> None:
