@@ -65,6 +65,7 @@ def render(first_run: FirstRun, base_url: str, model: str | None) -> str:
         "First run. These keys are shown once and cannot be read again:",
         "",
         f"  base URL   {base_url}/v1",
+        f"  dashboard  {base_url}/dashboard   (sign in with either key)",
         f"  key        {first_run.key}   (creator `{first_run.creator}`, plan `{first_run.plan}`)",
         f"  admin key  {shown_admin_key}",
         "",

@@ -486,6 +486,7 @@ async def test_the_first_run_takes_the_first_plan_of_a_file_without_free(world):
 async def test_what_is_printed_has_everything_to_begin_with(world):
     first = await prepare(world.accounts, has_admin_key=False)
     text = render(first, "http://127.0.0.1:8000", "mock-1")
+    assert " http://127.0.0.1:8000/dashboard " in text
     assert "http://127.0.0.1:8000/v1\n" in text
     assert f'curl http://127.0.0.1:8000/v1/chat/completions \\\n    -H "Authorization: Bearer {first.key}"' in text
     assert '{"model": "mock-1", "messages": [{"role": "user", "content": "Hello"}]}' in text
