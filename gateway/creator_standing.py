@@ -9,7 +9,7 @@ Steps 2 and 3 run in a thread: ten thousand creators are some milliseconds of wo
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
@@ -81,15 +81,31 @@ class Standings:
 
     async def page(self, wanted: Wanted) -> tuple[list[Row], Place | None]:
         """The rows, and the place that the next page begins after; None on the last one. Raises `StoreError`."""
-        rows = await creators_listed(self._database, wanted.plan)
-        sums = await sums_by_creator(self._database, self._month)
-        found = await asyncio.to_thread(self._sorted, rows, sums, wanted)
+        found = await self._found(wanted)
         if wanted.state == "downgraded":
             shown, after = await self._downgraded_among(found, wanted)
         else:
             shown = found[: wanted.limit]
             after = _place(shown[-1], wanted.sort) if len(found) > wanted.limit else None
         return await self._shown(shown), after
+
+    async def every(self, wanted: Wanted) -> AsyncIterator[list[Row]]:
+        """The rows of all that fit, in lists of up to `wanted.limit` that are never empty. Raises `StoreError`.
+
+        Sorted once: whoever spends meanwhile would be missed by pages, or be on two of them.
+        """
+        found = await self._found(wanted)
+        for start in range(0, len(found), wanted.limit):
+            piece: Sequence[_Standing] = found[start : start + wanted.limit]
+            if wanted.state == "downgraded":
+                piece = [standing for standing in piece if await self._is_downgraded(standing)]
+            if piece:
+                yield await self._shown(piece)
+
+    async def _found(self, wanted: Wanted) -> list[_Standing]:
+        rows = await creators_listed(self._database, wanted.plan)
+        sums = await sums_by_creator(self._database, self._month)
+        return await asyncio.to_thread(self._sorted, rows, sums, wanted)
 
     def _sorted(self, rows: Sequence[Row], sums: Mapping[str, CreatorSums], wanted: Wanted) -> list[_Standing]:
         """All that fit and come after the place, in their order."""

@@ -8,6 +8,7 @@ are OpenAI-shaped JSON like all others, since a client's SDK reads them.
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -70,6 +71,7 @@ class FrontProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._end_stall()
+        self._unset_keepalive_if_required()  # also after an error, where uvicorn would let it hold the connection
         super().connection_lost(exc)
         running = self._running
         if running is not None and not running.response_complete:
@@ -128,7 +130,6 @@ class FrontProtocol(HttpToolsProtocol):
         if self._state.is_leaving and not self.pipeline:
             cycle.keep_alive = False
         cycle.scope[CYCLE] = cycle  # type: ignore[literal-required]
-        cycle.end_connection = self.end  # type: ignore[attr-defined]
         super()._start_asgi_task(cycle, app)
 
     def announce_end(self) -> None:
@@ -138,7 +139,9 @@ class FrontProtocol(HttpToolsProtocol):
             running.keep_alive = False
 
     def shutdown(self) -> None:
-        """The port is closed: the connection ends, but not before what its client may have sent was answered."""
+        """The port is closed: the connection ends, but not before what its client may have sent was answered, and read."""
+        if self._is_over:
+            return  # it ends by itself, and its client may not have the answer yet
         running = self._running
         is_answering = running is not None and not running.response_complete
         if is_answering or self.pipeline or self._head_bytes:
@@ -156,6 +159,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
             running.disconnected = True
+            running.waiting_for_100_continue = False  # whoever reads on would have it written behind the last answer
             running.message_event.set()
         status, code, message = self._refusal
         log_request("request_rejected", {"status": status, "code": code})
@@ -178,7 +182,8 @@ class FrontProtocol(HttpToolsProtocol):
             return
         self._is_over = True
         self._disarm()
-        self.transport.write_eof()
+        with suppress(OSError):
+            self.transport.write_eof()  # the client may have left while the answer was written
         self.flow.resume_reading()
         self._deadline = self.loop.call_later(_REST_WITHIN_S, self.transport.close)
 
@@ -338,5 +343,7 @@ class FrontResponder:
         cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            cycle.end_connection(is_complete=not cycle.more_body)  # type: ignore[attr-defined]
+            # Asked for here: a cycle that knew its connection would be held by it, and hold it.
+            protocol = cast(FrontProtocol, cycle.transport.get_protocol())
+            protocol.end(is_complete=not cycle.more_body)
         cycle.on_response()

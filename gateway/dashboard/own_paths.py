@@ -26,7 +26,7 @@ def own_path(text: str) -> str:
     if len(text) > _CHARS_MAX or _OWN.fullmatch(text) is None:
         return ""
     path = text.partition("?")[0]
-    if path.startswith(_NO_PAGES) or not _DOTS.isdisjoint(map(unquote, path.split("/"))):
+    if unquote(path).startswith(_NO_PAGES) or not _DOTS.isdisjoint(map(unquote, path.split("/"))):
         return ""
     return text
 

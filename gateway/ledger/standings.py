@@ -7,7 +7,7 @@ have their turn.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy import BigInteger, ColumnElement, Select, case, cast, func, select
 
 from gateway.ledger.database import Database
 from gateway.ledger.schema import creators, refusals_daily, usage_daily
@@ -93,15 +93,16 @@ async def refusals_summed(
     database: Database, equal: Mapping[str, str], *, from_day: str, to_day: str, limit: int | None
 ) -> list[Row]:
     """`creator`, `reason` and `count`, the most first; `equal` narrows by either, `limit` None is all of them."""
-    there, count = refusals_daily.c, func.sum(refusals_daily.c.count)
+    there = refusals_daily.c
+    # A whole number on every store, and told by it: of all creators there may be too many rows to go through here at once.
+    count = cast(func.sum(there.count), BigInteger)
     query = (
         select(there.creator, there.reason, count.label("count"))
         .where(*_refused(equal, from_day, to_day))
         .group_by(there.creator, there.reason)
         .order_by(count.desc(), there.creator, there.reason)
     )
-    rows = await _all(database, query if limit is None else query.limit(limit))
-    return [{**row, "count": int(row["count"])} for row in rows]
+    return await _all(database, query if limit is None else query.limit(limit))
 
 
 async def refusals_by_reason(database: Database, equal: Mapping[str, str], *, from_day: str, to_day: str) -> list[Row]:

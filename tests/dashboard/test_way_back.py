@@ -40,6 +40,8 @@ FOREIGN = (
     "/dashboard/calls?q=\u202e",
     "/dashboard/sign-in?next=/dashboard/calls",
     "/dashboard/sign-out",
+    "/dashboard/%73ign-out",
+    "/dashboard/%65xport/costs",
     "/dashboard/static/app.js",
     "/dashboard/export/costs?group_by=day",
     "/dashboard/" + "x" * 2_000,

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import Message
 
 from gateway.audit import AuditLog
 from gateway.auth import AdminAuthenticator
@@ -26,6 +27,7 @@ ADMIN_KEY = "an-admin-key-of-the-settings"
 class Admin:
     world: World
     http: httpx.AsyncClient
+    app: Starlette
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = ADMIN_KEY) -> httpx.Response:
         content = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
@@ -56,7 +58,7 @@ async def admin(tmp_path) -> AsyncIterator[Admin]:
         app.state.admin_authenticator = AdminAuthenticator(world.database, world.secrets, SecretStr(ADMIN_KEY))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", trust_env=False) as http:
-            yield Admin(world, http)
+            yield Admin(world, http, app)
 
 
 # Creators
@@ -75,6 +77,26 @@ async def test_a_creator_lives_from_post_to_delete(admin):
     assert await admin.json("DELETE", "/admin/creators/acme") == {"id": "acme", "deleted": True}
     await admin.refused("GET", "/admin/creators/acme", status=404, code="creator_not_found")
     await admin.refused("POST", "/admin/creators", {"id": "acme"}, status=409, param="id", code="creator_exists")
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_form_is_no_fault_of_ours_and_nothing_is_done(admin):
+    coming: list[Message] = [
+        {"type": "http.request", "body": b'{"id":', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return coming.pop(0) if len(coming) > 1 else coming[0]
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer " + ADMIN_KEY.encode())]
+    request = {"type": "http", "method": "POST", "path": "/admin/creators", "query_string": b"", "headers": headers}
+    await admin.app(request, receive, send)
+    assert (sent[0]["status"], orjson.loads(sent[1]["body"])["error"]["code"]) == (400, "client_gone")
+    assert (await admin.json("GET", "/admin/creators"))["data"] == []
 
 
 async def test_an_empty_body_makes_a_creator_with_an_id_of_ours(admin):

@@ -1,11 +1,13 @@
 """`/admin/standing`, a creator's limits and refusals, and the months side by side, asked as an admin would."""
 
 import random
+from asyncio import Event
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
+from starlette.types import Message
 
 from gateway.ledger.periods import now_ms, period_of
 from gateway.ledger.records import Entry
@@ -218,6 +220,28 @@ async def test_refusals_are_counted_by_day_and_reason(world):
 async def test_credit_packages_are_listed_as_the_file_has_them(world):
     packages = (await ask(world, "/admin/credit-packages"))["data"]
     assert packages == [{"name": "small", "credits": 100, "price_usd": "9"}]
+
+
+async def test_a_file_has_everybody_once_also_if_somebody_spends_while_it_is_read(world):
+    names = [f"c{number:03}" for number in range(201)]
+    about = {"plan": "open", "name": "", "overrides": "{}", "metadata": "{}", "is_active": True, "created_at": 1}
+    rows = [{"id": name, "account_id": name, **about} for name in names]
+    await world.services.database.write(insert(creators).values(rows))
+    written: list[bytes] = []
+
+    async def receive() -> Message:
+        return await Event().wait()
+
+    async def send(message: Message) -> None:
+        if not written:  # the first page is read, and whoever is last of all is now the first
+            await post(world, entry("req_more", creator=names[-1], at=NOON, changes={"cost_nano_usd": 10**15}))
+        written.append(message.get("body", b""))
+
+    key = world.admin_keys["owner"].encode()
+    about_request = {"type": "http", "method": "GET", "path": "/admin/standing", "query_string": b"format=csv"}
+    await world.app({**about_request, "headers": [(b"authorization", b"Bearer " + key)]}, receive, send)
+    lines = b"".join(written).decode().splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == names
 
 
 # Months

@@ -122,6 +122,19 @@ async def test_what_is_announced_is_heard_by_all_others_and_only_if_it_is_commit
     assert sorted(heard) == [("a", "k1"), ("a", "k3 and more"), ("b", "k1"), ("b", "k3 and more")]
 
 
+@pytest.mark.parametrize("name", ["k\0", "k" * 9_000, "\U0001f511" * 9_000], ids=["zero", "long", "wide"])
+async def test_an_id_that_the_channel_does_not_take_fails_no_write(join: Join, database: Database, name: str) -> None:
+    heard: list[str] = []
+    instances = await join("a")
+
+    async def note(rest: str) -> None:
+        heard.append(rest)
+
+    instances.on("key", note)
+    await database.ledger.write(announces=[f"key {name}", "key k1"])
+    await until(lambda: "k1" in heard)
+
+
 async def test_a_handler_that_fails_keeps_nobody_from_hearing(join: Join, database: Database) -> None:
     heard: list[str] = []
     instances = await join("a")

@@ -5,6 +5,7 @@ enforced, and where downgrades lead; with `format=csv` the plans as a file.
 keys of plans.toml that do, each with the plan's value (`from`) and the one in force (`to`). In pages, by creator.
 """
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -63,7 +64,8 @@ async def list_overrides(request: Request) -> Response:
     )
     wanted = select(there.id, there.name, there.overrides).where(*mine).order_by(there.id).limit(limit + 1)
     rows = await database_of(request).fetch_all(wanted)
-    shown = [_overridden(plan, row) for row in rows[:limit]]
+    # Of a thousand it takes tens of milliseconds.
+    shown = await asyncio.to_thread(lambda: [_overridden(plan, row) for row in rows[:limit]])
     return json_response({"data": shown, "next_cursor": shown[-1]["creator"] if len(rows) > limit else None})
 
 

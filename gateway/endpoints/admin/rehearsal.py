@@ -52,8 +52,8 @@ async def rehearse(request: Request) -> Response:
     now = state.clock() if hasattr(state, "clock") else datetime.now(UTC)
     report = await _rehearsals.rehearse(database_of(request), plans, await _catalog(state), wish, now)
     if is_file:
-        rows = [_flat(row) for row in report["creators"]]
-        return csv_of_rows("rehearsal", rows[0] if rows else ("creator", "plan"), rows)
+        rows = report["creators"]
+        return csv_of_rows("rehearsal", _flat(rows[0]) if rows else ("creator", "plan"), rows, _flat)
     return json_response(report)
 
 

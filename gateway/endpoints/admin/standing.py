@@ -9,7 +9,7 @@ answers the creator. `/refusals` counts refused calls by day and reason, `from` 
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -28,7 +28,6 @@ from gateway.endpoints.csv_files import csv_of_pages
 from gateway.endpoints.parameters import choice, database_of, day, known_parameters, pages_only, refuse, whole_number
 from gateway.errors import NotFound
 from gateway.ledger.standings import refusals_of_creator
-from gateway.ledger.statements import Row
 from policies.quota import month_of
 
 LIMIT_DEFAULT = 50
@@ -55,21 +54,12 @@ async def show_standing(request: Request) -> Response:
     standings = Standings(database_of(request), state.counters, state.plans, now)
     if choice(query, "format", {"json", "csv"}, "json") == "csv":
         pages_only(query, "limit", "cursor")
-        return await csv_of_pages(f"creators-{month_of(now)}", _COLUMNS, _every(standings, wanted))
+        return await csv_of_pages(
+            f"creators-{month_of(now)}", _COLUMNS, standings.every(replace(wanted, limit=LIMIT_MAX))
+        )
     rows, after = await standings.page(wanted)
     next_cursor = None if after is None else _cursor(sort, after)
     return json_response({"data": rows, "period": month_of(now), "next_cursor": next_cursor})
-
-
-async def _every(standings: Standings, wanted: Wanted) -> AsyncIterator[list[Row]]:
-    """Page after page, as whoever looks through them would see them. A page may be empty and others follow."""
-    after: Place | None = None
-    while True:
-        rows, after = await standings.page(replace(wanted, limit=LIMIT_MAX, after=after))
-        if rows:
-            yield rows
-        if after is None:
-            return
 
 
 async def show_limits(request: Request) -> Response:

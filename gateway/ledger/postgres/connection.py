@@ -43,6 +43,8 @@ _LOOK_AGAIN_S = 0.1
 _CLOCK_READ_EVERY_S = 30.0
 _CLOCK_SAMPLES = 3
 _CLOCKS_DIFFER_MS = 2_000
+_ANNOUNCED_CHARS_MAX = 1_900
+"""A notification has to be below 8000 bytes, and a character has up to four."""
 _NOW_US = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _IDLE_BESIDE_OTHERS = {"idle_in_transaction_session_timeout": "1500ms"}
 """A process that was frozen in the middle of a transaction has locks that others wait for, for two seconds at most."""
@@ -162,7 +164,9 @@ class PostgresConnection:
         self._run(self._linked().execute("SELECT pg_advisory_xact_lock($1, $2)", LOCK_CLASS, _lock_number(name)))
 
     def announce(self, text: str) -> None:
-        self._run(self._linked().execute("SELECT pg_notify($1, $2)", CHANNEL, text))
+        """Cut off where it is longer than anything that there is: an id that somebody made up must not fail the write."""
+        said = _written((CHANNEL, text[:_ANNOUNCED_CHARS_MAX]))
+        self._run(self._linked().execute("SELECT pg_notify($1, $2)", *said))
 
     def rows(self, statement: Statement) -> list[Row]:
         records = self._run(self._linked().fetch(statement.sql, *_written(statement.parameters)))
