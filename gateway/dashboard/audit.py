@@ -43,7 +43,11 @@ async def show_audit(request: Request) -> Response:
 
 
 def _details_text(details: Mapping[str, Any]) -> str:
-    return "" if not details else orjson.dumps(details).decode()
+    """`credits 25, plan "pro"; also note`: what was sent by value, then what is told by name only."""
+    named = details.get("fields", ())
+    values = [f"{name} {orjson.dumps(value).decode()}" for name, value in details.items() if name != "fields"]
+    rest = ", ".join(str(name) for name in named)
+    return "; ".join(filter(None, [", ".join(values), f"also {rest}" if values and rest else rest]))
 
 
 routes = [Route(_PATH, show_audit, methods=["GET"])]

@@ -1,7 +1,7 @@
 """`/dashboard/calls`: the ledger, the newest first, by every filter it has; and one call with all that explains it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from gateway.dashboard.api import api_of
 from gateway.dashboard.bills import bill_of
 from gateway.dashboard.bookings import BOOKINGS, booked_amount, booking_title
 from gateway.dashboard.call_words import OUTCOMES, SOURCES, flag_words, outcome_kind, reached_limits
+from gateway.dashboard.first_steps import first_steps
 from gateway.dashboard.forms import NOTHING_WRONG, Problem, done, posting_key
 from gateway.dashboard.names import names_of
 from gateway.dashboard.page_query import page_query, page_url, problem_of
@@ -48,6 +49,7 @@ async def list_calls(request: Request) -> Response:
     query = page_query(request, *_FILTERS, "cursor")
     filters = {name: value for name, value in query.items() if name != "cursor"}
     found, problem, status = await _page(request, query)
+    refused = await _refused(request, filters)
     next_url = page_url(_PATH, filters, cursor=found["next_cursor"]) if found["next_cursor"] else ""
     return render(
         request,
@@ -57,6 +59,8 @@ async def list_calls(request: Request) -> Response:
         filters=filters,
         choices=_CHOICES,
         calls=found["data"],
+        steps=None if found["data"] or query or problem else await first_steps(request),
+        refused=refused,
         names=await names_of(api_of(request), (row["creator"] for row in found["data"])),
         next_url=next_url,
         first_url=page_url(_PATH, filters) if "cursor" in query else "",
@@ -75,6 +79,26 @@ async def _page(request: Request, query: Mapping[str, str]) -> tuple[dict[str, A
         return await api_of(request).get("/admin/ledger", limit=_ROWS, scan_max=_SCAN_ROWS, **query), "", 200
     except GatewayError as error:
         return {"data": [], "next_cursor": None, "searched_to": None}, problem_of(error), error.status
+
+
+async def _refused(request: Request, filters: Mapping[str, str]) -> dict[str, Any] | None:
+    """How many calls were refused meanwhile, which are no entries; None where the filters ask what is not counted of them."""
+    if not filters.keys() <= {"from", "to", "creator"}:
+        return None
+    span = {name: filters[name] for name in ("from", "to") if name in filters}
+    try:
+        found = await api_of(request).get("/admin/refusals", limit=1, creator=filters.get("creator"), **span)
+    except GatewayError as error:
+        problem_of(error)
+        return None  # days that are no days are told about by the ledger
+    last = date.fromisoformat(found["to"]) - timedelta(days=1)
+    return {
+        "total": found["total"],
+        "by_reason": found["by_reason"],
+        "period": f"{found['from']}..{found['to']}",
+        "days": f"{found['from']} to {last.isoformat()}",
+        "url": page_url("/dashboard/export/refusals", {"creator": filters.get("creator"), **span}),
+    }
 
 
 async def show_call(request: Request) -> Response:

@@ -15,7 +15,7 @@ from gateway.dashboard.api import api_of
 from gateway.dashboard.creator_page import creator_path, require_role, show_creator_page
 from gateway.dashboard.forms import NOTHING_WRONG, Problem, key_id
 from gateway.dashboard.months_shown import days_in_month, spark_points
-from gateway.dashboard.page_query import page_url
+from gateway.dashboard.page_query import page_url, refuse_unknown
 from gateway.dashboard.render import render
 from gateway.dashboard.viewer import viewer_of
 
@@ -38,6 +38,7 @@ _STATES = (
 
 
 async def show_creators(request: Request) -> Response:
+    refuse_unknown(request, ("plan", "q", "sort", "state", "cursor"))
     api, query, sees_money = api_of(request), request.query_params, viewer_of(request).sees_money
     chosen = {name: query.get(name, "") for name in ("plan", "q", "sort", "state")}
     # Whoever must not see money is not shown who spent more than whom.

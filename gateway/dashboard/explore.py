@@ -16,6 +16,8 @@ from starlette.routing import Route
 
 from gateway.dashboard.api import api_of
 from gateway.dashboard.figures import decimals
+from gateway.dashboard.first_steps import first_steps
+from gateway.dashboard.page_query import own_address, refuse_unknown
 from gateway.dashboard.periods import GRAINS, Days, Grain, label_of_day, labels_between
 from gateway.dashboard.pivot import Cell, Heading, Table, pivot
 from gateway.dashboard.render import render
@@ -129,11 +131,13 @@ async def show_explore(request: Request) -> Response:
             raise
         return _page(request, given, problem=error.message, status=error.status)
     form = {**given, "from": question.days.first.isoformat(), "to": question.days.after.isoformat()}
-    return _page(request, form, question=question, table=table)
+    steps = None if table.columns else await first_steps(request)
+    return _page(request, form, question=question, table=table, steps=steps)
 
 
 def _read(request: Request, default: Days) -> _Question:
     """Fields of a form that were left empty are not asked for. Raises `RequestError`."""
+    refuse_unknown(request, sorted(_KNOWN))
     known = known_parameters(request.query_params, _KNOWN)
     query = {name: value.strip() for name, value in known.items() if value.strip()}
     metric = choice(query, "metric", METRICS, "cost")
@@ -213,12 +217,13 @@ def _page(
     *,
     question: _Question | None = None,
     table: Table | None = None,
+    steps: dict[str, Any] | None = None,
     problem: str = "",
     status: int = 200,
 ) -> Response:
     asked = "" if question is None else urlencode(question.asked)
     unit = "count" if question is None else METRICS[question.metric][2]
-    url = f"{request.url.scheme}://{request.url.netloc}/admin/costs?{asked}"
+    url = f"{own_address(request)}/admin/costs?{asked}"
     return render(
         request,
         "explore.html",
@@ -227,6 +232,7 @@ def _page(
         form=form,
         problem=problem,
         table=table,
+        steps=steps,
         columns=[] if table is None else [heading_text(heading) for heading in table.columns],
         lines=[] if table is None else [(heading_text(heading), line) for heading, line in table.rows],
         caption="" if question is None else _caption(question),

@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -11,15 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.dashboard.api import api_of
+from gateway.dashboard.api import Api, api_of
 from gateway.dashboard.explore import UNNAMED
 from gateway.dashboard.figures import usd_text
+from gateway.dashboard.first_steps import steps_of_creator
 from gateway.dashboard.forms import done
+from gateway.dashboard.page_query import refuse_unknown
 from gateway.dashboard.periods import Days, labels_between
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import require_creator
 from gateway.dashboard.words import limit_words
-from gateway.errors import RequestError
+from gateway.errors import GatewayError, NotFound, RequestError
 
 __all__ = ["downgrade_words", "routes"]
 
@@ -44,6 +46,7 @@ METRICS: Mapping[str, tuple[str, str, Sequence[str]]] = {
 async def show_me(request: Request) -> Response:
     """Limits, balances, the month and usage, with filters `from`, `to` (days) and `metric`."""
     require_creator(request)
+    refuse_unknown(request, ("from", "to", "metric"))
     api, query = api_of(request), request.query_params
     period = {"from": query.get("from") or None, "to": query.get("to") or None}
     metric = query.get("metric") if query.get("metric") in METRICS else "cost"
@@ -73,6 +76,7 @@ async def show_me(request: Request) -> Response:
         ],
         downgrade=downgrade_words(me, models["data"]),
         calls=calls["data"],
+        steps=None if calls["data"] else steps_of_creator(request, models["data"]),
         metric=metric,
         metrics=[(name, shown) for name, (shown, *_) in METRICS.items()],
         metric_title=title,
@@ -87,6 +91,7 @@ async def show_me(request: Request) -> Response:
 
 async def list_calls(request: Request) -> Response:
     require_creator(request)
+    refuse_unknown(request, (*_CALL_FILTERS, "cursor"))
     query = {name: request.query_params.get(name) or None for name in _CALL_FILTERS}
     cursor = request.query_params.get("cursor") or None
     page = await api_of(request).get("/v1/me/calls", limit=_CALLS_A_PAGE, cursor=cursor, **query)
@@ -111,15 +116,45 @@ async def show_call(request: Request) -> Response:
 
 async def list_images(request: Request) -> Response:
     require_creator(request)
+    refuse_unknown(request, ("after",))
     after = request.query_params.get("after") or None
-    page = await api_of(request).get("/v1/generations", limit=_IMAGES_A_PAGE, after=after)
+    api = api_of(request)
+    page = await api.get("/v1/generations", limit=_IMAGES_A_PAGE, after=after)
+    asked = sorted({image["request_id"] for image in page["data"]})
+    calls = dict(zip(asked, await asyncio.gather(*(_paid(api, request_id) for request_id in asked)), strict=True))
     return render(
         request,
         "me_images.html",
         title="Images",
-        images=[{**image, "shown_url": _own_url(image["url"])} for image in page["data"]],
+        is_first=after is None,
+        images=[
+            {
+                **image,
+                "shown_url": _own_url(image["url"]),
+                "made_at": datetime.fromtimestamp(image["created_at"], UTC).isoformat(),
+                "paid": calls[image["request_id"]],
+            }
+            for image in page["data"]
+        ],
         next_url=_next_url(_IMAGES, {}, "after", page["last_id"] if page["has_more"] else None),
     )
+
+
+async def _paid(api: Api, request_id: str) -> dict[str, Any] | None:
+    """What the call that made an image cost, with all its attempts and images, and who paid; None where no entry tells."""
+    try:
+        entries = (await api.get(f"/v1/me/calls/{request_id}"))["data"]
+    except GatewayError as error:
+        if error.status != NotFound.status:
+            raise
+        return None
+    last = entries[-1]
+    return {
+        "cost_nano_usd": sum(entry["cost_nano_usd"] for entry in entries),
+        "images": sum(entry["images"] for entry in entries),
+        "payer": last["payer"],
+        "units": None if last["payer_unit"].endswith("nano_usd") else sum(entry["payer_amount"] for entry in entries),
+    }
 
 
 async def choose_image(request: Request) -> Response:

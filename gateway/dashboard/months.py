@@ -15,6 +15,7 @@ from gateway.dashboard.api import api_of
 from gateway.dashboard.creator_page import creator_path, require_role
 from gateway.dashboard.forms import done
 from gateway.dashboard.names import names_of
+from gateway.dashboard.page_query import refuse_unknown
 from gateway.dashboard.render import read_fields, render
 from gateway.dashboard.viewer import viewer_of
 from gateway.errors import GatewayError, RequestError
@@ -35,6 +36,7 @@ _SUMS = ("calls", "charge_nano_usd", "cost_nano_usd", "open_calls")
 
 
 async def show_months(request: Request) -> Response:
+    refuse_unknown(request, ("month", "start"))
     return await _show(request, request.query_params.get("month"))
 
 

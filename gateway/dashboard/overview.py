@@ -17,7 +17,9 @@ from gateway.dashboard.api import Api, api_of
 from gateway.dashboard.creator_page import creator_path
 from gateway.dashboard.explore import column_title, heading_text
 from gateway.dashboard.figures import number, percent, usd_round
+from gateway.dashboard.first_steps import first_steps
 from gateway.dashboard.names import names_of
+from gateway.dashboard.page_query import refuse_unknown
 from gateway.dashboard.periods import NAMED, Days, before, days_of, labels_between
 from gateway.dashboard.pivot import Cell, pivot
 from gateway.dashboard.render import render
@@ -80,10 +82,12 @@ async def show_overview(request: Request) -> Response:
         api.get("/admin/refusals", limit=_REFUSALS, **days.query()),
         _live(api),
     )
+    is_empty = not now_sums.totals["calls"] and not earlier_sums.totals["calls"]
     return _page(
         request,
         {"period": period, "by": by},
         days=days,
+        steps=await first_steps(request) if is_empty else None,
         earlier=earlier,
         cards=_cards(now_sums, earlier_sums),
         **await _charts(series["data"], days, by),
@@ -107,6 +111,7 @@ async def show_live(request: Request) -> Response:
 
 def _read(request: Request) -> dict[str, str]:
     """Two days in the form stand for a period, as does `from..to` in the URL. Raises `RequestError`."""
+    refuse_unknown(request, ("period", "by", "from", "to"))
     known = known_parameters(request.query_params, {"period", "by", "from", "to"})
     query = {name: value.strip() for name, value in known.items() if value.strip()}
     if "from" in query or "to" in query or query.get("period") == _OWN:

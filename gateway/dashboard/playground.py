@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import Field
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,7 +22,6 @@ from gateway.dashboard.guard import PAGE_HEADERS
 from gateway.dashboard.render import render
 from gateway.dashboard.viewer import require_creator
 from gateway.endpoints import Form, read_form
-from gateway.errors import RequestError
 from gateway.front import CYCLE
 
 __all__ = ["FEATURE", "routes"]
@@ -107,10 +106,7 @@ class _Handover:
 
         async def receive() -> Message:
             bytes_max = request.app.state.settings.body_bytes_max
-            try:
-                asked = await read_form(request, self._form, bytes_max=min(bytes_max, _BODY_BYTES_MAX))
-            except ClientDisconnect:
-                raise RequestError("The client left before its request was complete.", code="client_gone") from None
+            asked = await read_form(request, self._form, bytes_max=min(bytes_max, _BODY_BYTES_MAX))
             return {"type": "http.request", "body": orjson.dumps(asked.body()), "more_body": False}
 
         return receive

@@ -16,6 +16,7 @@ from gateway.dashboard.api import api_of
 from gateway.dashboard.creator_page import creator_path
 from gateway.dashboard.figures import plain, usd_text
 from gateway.dashboard.names import names_of
+from gateway.dashboard.page_query import refuse_unknown
 from gateway.dashboard.render import render
 from gateway.dashboard.viewer import viewer_of
 from gateway.dashboard.words import limit_words, option_words, payer_words
@@ -67,7 +68,7 @@ _MONEY = frozenset({"quota_usd_per_month", _BUDGET, "budget_hard_usd_per_month"}
 
 
 async def show_policies(request: Request) -> Response:
-    known_parameters(request.query_params, ())
+    refuse_unknown(request, ())
     found = await api_of(request).get("/admin/policies")
     return render(
         request,
@@ -147,6 +148,7 @@ async def _plan_of(request: Request) -> tuple[Mapping[str, Any], Mapping[str, An
 
 def _read(request: Request) -> tuple[Mapping[str, str], dict[str, str]]:
     """The query, and what it says of keys. Fields are empty where a client leaves them so: the plan then stays as it is."""
+    refuse_unknown(request, (*_KEYS, "days", "creators"))
     query = known_parameters(request.query_params, (*_KEYS, "days", "creators"))
     return query, {key: query[key].strip() for key in _KEYS if query.get(key, "").strip()}
 

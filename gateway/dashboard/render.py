@@ -202,6 +202,7 @@ def environment() -> Environment:
     )
     made.filters.update(figures.FILTERS)
     made.filters.update(words.FILTERS)
+    made.filters["message_words"] = words.message_words
     made.globals["static_url"] = static_url
     made.globals["shares"] = figures.shares
     made.globals["decimals"] = figures.decimals

@@ -5,7 +5,19 @@ One table for the pages of admins and of creators. A name that is not in it is s
 
 from collections.abc import Callable, Mapping
 
-__all__ = ["FILTERS", "kind_words", "limit_words", "option_words", "outcome_words", "payer_words", "reason_words"]
+from markupsafe import Markup, escape
+
+__all__ = [
+    "FILTERS",
+    "deed_words",
+    "kind_words",
+    "limit_words",
+    "message_words",
+    "option_words",
+    "outcome_words",
+    "payer_words",
+    "reason_words",
+]
 
 _KEYS: Mapping[str, str] = {
     "requests_per_minute": "Requests a minute",
@@ -22,6 +34,8 @@ _KEYS: Mapping[str, str] = {
     "promo_credits": "Promotional credits",
     "credits": "Credits",
     "payers": "Payers, in their order",
+    "kind": "Kind",
+    "model": "Model",
     "models": "Models",
     "tiers": "Tiers",
     "endpoints": "Endpoints",
@@ -105,6 +119,41 @@ _OPTIONS: Mapping[str, str] = {
     "unlimited": "unlimited",
 }
 """Values of the keys that take a word."""
+_FIELDS: Mapping[str, str] = {
+    "agent": "Agent",
+    "amount_usd": "US dollars",
+    "attempt": "Attempt",
+    "confirm": "Type it to delete it",
+    "credits": "Credits",
+    "creator": "Creator",
+    "cursor": "Older",
+    "endpoint": "Endpoint",
+    "expires_at": "Expires",
+    "feature": "Feature",
+    "from": "From",
+    "grace_s": "Old key for",
+    "id": "Id",
+    "kind": "Kind",
+    "model": "Model",
+    "models": "Models",
+    "name": "Name",
+    "note": "Note",
+    "outcome": "Outcome",
+    "overrides": "Overrides",
+    "package": "Package",
+    "payer": "Payer",
+    "period": "Period",
+    "plan": "Plan",
+    "provider": "Provider",
+    "request_id": "Request id",
+    "role": "Role",
+    "size": "Size",
+    "to": "Before",
+    "top": "Largest",
+}
+"""What stands beside the fields of forms."""
+_DEEDS: Mapping[str, str] = {"notify": "told", "throttle": "slowed down", "pause": "key paused"}
+"""What was done about an hour out of the usual."""
 _NOTICES: Mapping[str, str] = {
     "quota.80_percent": "80 % of the quota",
     "quota.95_percent": "95 % of the quota",
@@ -169,6 +218,24 @@ def option_words(value: str) -> str:
     return _OPTIONS.get(value, value.replace("_", " "))
 
 
+def message_words(text: str) -> Markup:
+    """A message of the API for people: a name between backticks is the field as its form calls it, or stands out as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(escape(part) if index % 2 == 0 else _named(part) for index, part in enumerate(parts))
+
+
+def _named(name: str) -> Markup:
+    field = _FIELDS.get(name)
+    return Markup("<code>{}</code>").format(name) if field is None else Markup("“{}”").format(field)
+
+
+def deed_words(action: str) -> str:
+    """What was done about an hour out of the usual: `slowed down` of `throttle`."""
+    return _DEEDS.get(action, action.replace("_", " "))
+
+
 def state_words(name: str) -> str:
     """Of a provider's deployment."""
     return _STATES.get(name, name.replace("_", " "))
@@ -186,6 +253,7 @@ FILTERS: Mapping[str, Callable[[str], str]] = {
     "kind_words": kind_words,
     "reason_words": reason_words,
     "option_words": option_words,
+    "deed_words": deed_words,
     "state_words": state_words,
 }
 """What templates call them."""

@@ -215,6 +215,16 @@ async def test_chart_is_drawn_and_its_legend_says_what_the_table_behind_it_says(
     names = await chart.locator("thead th").all_inner_texts()
     for name, value in zip(names, said, strict=True):
         await expect(chart.locator(".aloud")).to_contain_text(f"{name} {value}")
+    before = await _shades(chart)
+    assert len(set(before.values())) == len(before), "two of them cannot be told apart"
+    await owner.goto(f"{own_site.url}/dashboard/explore?group=model&top=5&cumulative=1")
+    after = await _shades(owner.locator("figure.chart"))
+    assert len(before.keys() & after.keys()) >= 5
+    assert {name: before[name] for name in before.keys() & after.keys()} == {
+        name: after[name] for name in before.keys() & after.keys()
+    }
+    await owner.goto(f"{own_site.url}/dashboard/overview?period=2020-01-01..2020-01-08")
+    await expect(owner.get_by_text("Nothing in this period.")).to_have_count(2)
 
 
 async def test_export_sums_to_the_total_of_the_page_to_the_nano_dollar(
@@ -556,6 +566,14 @@ async def test_support_is_refused_what_it_asks_for_by_hand(page: Page, own_site:
 def _figures(page: Page) -> Locator:
     """The table with the totals, below the chart."""
     return page.get_by_role("region", name="Figures").locator("table")
+
+
+async def _shades(chart: Locator) -> dict[str, str]:
+    """Name -> colour, of its legend; what was merged is known by no name."""
+    await expect(chart.locator(".legend li").first).to_be_visible()
+    read = "items => items.map(item => [item.querySelector('bdi').textContent, item.querySelector('rect').getAttribute('fill')])"
+    shown = await chart.locator(".legend li").evaluate_all(read)
+    return {"Other" if name.startswith("Other (") else name: shade for name, shade in shown}
 
 
 async def _dollars(page: Page, label: str) -> Decimal:

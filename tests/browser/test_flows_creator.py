@@ -148,6 +148,9 @@ async def test_answer_is_shown_while_it_comes_and_its_markup_is_text(
     await expect(said).to_have_text(f"The first words {_MARKUP}")
     await expect(creator.get_by_role("button", name="Stop")).to_be_visible()
     await expect(creator.get_by_role("button", name="Send")).to_be_disabled()
+    await expect(creator.get_by_role("button", name="Stop")).to_be_focused()
+    await creator.get_by_label("Message").press("Control+Enter")  # is no second call
+    await creator.get_by_role("button", name="Stop").focus()
     rest.open()
     await expect(said).to_have_text(f"The first words {_MARKUP} and the end.")
     assert await creator.locator("[data-role=talk] :is(img, b)").count() == 0
@@ -156,6 +159,8 @@ async def test_answer_is_shown_while_it_comes_and_its_markup_is_text(
     await expect(facts).to_contain_text("Cost $")
     await expect(creator.get_by_role("button", name="Stop")).to_be_hidden()
     await expect(creator.get_by_label("Message")).to_have_value("")
+    await expect(creator.get_by_label("Message")).to_be_focused()
+    await expect(creator.locator(".turn")).to_have_count(2)
     await facts.get_by_role("link", name="its call").click()
     await expect(creator.get_by_role("rowheader", name="Feature").locator("xpath=../td")).to_have_text("playground")
 
@@ -172,6 +177,7 @@ async def test_stop_ends_the_answer_and_keeps_what_was_said(
     await expect(creator.get_by_role("button", name="Send")).to_be_enabled()
     assert script.request.gone.wait(HANG_MS / 1000), "the provider goes on answering"
     await expect(creator.locator(".turn-assistant .said")).to_have_text("Half an answer")
+    await expect(creator.locator(".turn-assistant .label")).to_have_text("Model, cut short")
     await creator.get_by_role("button", name="New conversation").click()
     await expect(creator.locator(".turn")).to_have_count(0)
 

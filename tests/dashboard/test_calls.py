@@ -48,12 +48,12 @@ async def test_an_unknown_request_id_is_a_page_that_says_so(world: World):
 
 
 WRONG = {
-    ("from", "yesterday"): "`from` takes a day",
-    ("to", "2026-02-30"): "`to` takes a day",
-    ("outcome", "fine"): "`outcome` takes one of",
-    ("cached", "maybe"): "`cached` takes one of",
-    ("cursor", "nonsense"): "`cursor` takes the `next_cursor`",
-    ("feature", "x" * 300): "`feature` takes at most 256 characters",
+    ("from", "yesterday"): "“From” takes a day",
+    ("to", "2026-02-30"): "“Before” takes a day",
+    ("outcome", "fine"): "“Outcome” takes one of",
+    ("cached", "maybe"): "cached takes one of",
+    ("cursor", "nonsense"): "“Older” takes the next_cursor",
+    ("feature", "x" * 300): "“Feature” takes at most 256 characters",
 }
 
 
@@ -70,7 +70,7 @@ async def test_a_wrong_filter_is_told_beside_the_form_which_keeps_what_was_typed
 async def test_a_filter_there_is_not_is_refused_and_not_ignored(world: World):
     page = await world.owner.get("/dashboard/calls?creater=ada")
     assert page.status == 400
-    assert "This page has no filter `creater`" in page.words
+    assert "This page has no filter creater" in page.words
 
 
 async def test_creators_do_not_get_here(world: World):
@@ -413,7 +413,7 @@ async def test_an_owner_refunds_once_however_often_the_form_is_sent(world: World
 async def test_what_the_api_refuses_is_told_beside_the_form_which_stays_as_it_was(world: World):
     await world.call("ada", "painter")
     path = f"/dashboard/calls/{world.calls[0].request_id}"
-    for amount, word, status in (("1", "can still be given back", 409), ("much", "amount_usd", 400)):
+    for amount, word, status in (("1", "can still be given back", 409), ("much", "“US dollars”", 400)):
         fields = {"amount_usd": amount, "note": "why", "idempotency_key": "page-1"}
         page = await world.owner.post(f"{path}/refunds", fields)
         assert (page.status, word in page.words) == (status, True)
@@ -425,7 +425,7 @@ async def test_what_the_api_refuses_is_told_beside_the_form_which_stays_as_it_wa
         }
         assert "The refund is booked." not in page.words
     page = await world.owner.post(f"{path}/refunds", {"attempt": "one"})
-    assert (page.status, "`attempt` takes the number of an attempt." in page.words) == (400, True)
+    assert (page.status, "“Attempt” takes the number of an attempt." in page.words) == (400, True)
     assert (await world.owner.post("/dashboard/calls/req_unknown/refunds", {})).status == 404
     assert (await world.owner.post(f"{path}/refunds", {"unknown": "1"})).status == 422
 

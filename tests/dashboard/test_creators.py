@@ -78,12 +78,12 @@ async def test_a_form_with_a_field_that_is_not_its_own_changes_nothing(world):
 
 WRONG: dict[str, list[tuple[dict[str, str], str]]] = {
     "grant": [
-        ({"credits": "many", "note": "hi <b>"}, "credits"),
+        ({"credits": "many", "note": "hi <b>"}, "“Credits” takes"),
         ({"note": "nothing"}, "package"),
-        ({"credits": "5", "expires_at": "2027-01-01T00:00"}, "expires_at"),
+        ({"credits": "5", "expires_at": "2027-01-01T00:00"}, "“Expires”"),
         ({"credits": "5", "payer": "promo_credits", "expires_at": "soon"}, "RFC 3339"),
     ],
-    "adjust": [({"payer": "quota", "amount_usd": "0"}, "amount_usd")],
+    "adjust": [({"payer": "quota", "amount_usd": "0"}, "“US dollars”")],
     "change": [
         ({"overrides": "{not json"}, "not valid JSON"),
         ({"overrides": "[1]"}, "overrides"),
@@ -157,7 +157,7 @@ async def test_the_list_shows_what_the_api_says(world):
         assert shown[6] == str(row["forecast_cost_nano_usd"])
     cy = page.rows("Creators in 2026-05")[1]
     assert cy[5].startswith("100.0 %")
-    assert cy[2] == "active downgraded near limit"
+    assert cy[2] == "active downgraded at its limit"
     assert page.links["ada"] == ADA
 
 

@@ -144,21 +144,21 @@ async def test_the_same_question_for_a_terminal_and_as_csv(world: World) -> None
 
 
 REFUSED: list[tuple[dict[str, str], str]] = [
-    ({"metric": "money"}, "`metric` takes one of"),
-    ({"group": "colour"}, "`group` takes one of"),
-    ({"group": "model", "split": "model"}, "`split` takes another group"),
-    ({"grain": "hour"}, "`grain` takes one of"),
-    ({"from": "yesterday"}, "`from` takes a day such as"),
-    ({"from": "2026-05-02", "to": "2026-05-01"}, "`to` takes a day after `from`"),
-    ({"top": "0"}, "`top` takes a whole number"),
-    ({"top": "51"}, "`top` takes a whole number"),
-    ({"cumulative": "yes"}, "`cumulative` takes one of"),
-    ({"kind": "gift"}, "`kind` takes one of"),
-    ({"outcome": "fine"}, "`outcome` takes one of"),
-    ({"cached": "maybe"}, "`cached` takes one of"),
-    ({"colour": "red"}, "A parameter of the query is not known here"),
+    ({"metric": "money"}, "metric takes one of"),
+    ({"group": "colour"}, "group takes one of"),
+    ({"group": "model", "split": "model"}, "split takes another group"),
+    ({"grain": "hour"}, "grain takes one of"),
+    ({"from": "yesterday"}, "“From” takes a day such as"),
+    ({"from": "2026-05-02", "to": "2026-05-01"}, "“Before” takes a day after “From”"),
+    ({"top": "0"}, "“Largest” takes a whole number"),
+    ({"top": "51"}, "“Largest” takes a whole number"),
+    ({"cumulative": "yes"}, "cumulative takes one of"),
+    ({"kind": "gift"}, "“Kind” takes one of"),
+    ({"outcome": "fine"}, "“Outcome” takes one of"),
+    ({"cached": "maybe"}, "cached takes one of"),
+    ({"colour": "red"}, "This page has no filter colour"),
     ({"from": "1000-01-01"}, "That makes more than 400 rows"),
-    ({"creator": "x" * 257}, "`creator` takes at most 256 characters"),
+    ({"creator": "x" * 257}, "“Creator” takes at most 256 characters"),
 ]
 
 
@@ -173,7 +173,7 @@ async def test_what_cannot_be_asked_is_refused_and_the_form_kept(world: World) -
 
 async def test_a_parameter_given_twice_is_refused(world: World) -> None:
     page = await world.owner.get("/dashboard/explore?top=3&top=4")
-    assert (page.status, "`top` is given twice" in page.words) == (400, True)
+    assert (page.status, "“Largest” is given twice" in page.words) == (400, True)
 
 
 async def test_too_many_groups_are_refused_in_the_apis_words(world: World) -> None:

@@ -20,7 +20,7 @@ PAGES = {
     "/dashboard/overview": ("costs", "refusals"),
     "/dashboard/explore": ("costs",),
     "/dashboard/creators": ("creators",),
-    "/dashboard/calls": ("ledger",),
+    "/dashboard/calls": ("ledger", "refusals"),
     "/dashboard/models": ("models",),
     "/dashboard/price-diff": ("price-diff",),
     "/dashboard/policies": ("policies",),

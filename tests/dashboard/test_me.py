@@ -144,6 +144,7 @@ async def test_a_creator_without_calls_is_shown_the_way_to_one(tmp_path: Path) -
         page = await world.creator("ada").get(ME)
         assert "/dashboard/me/playground" in page.hrefs
         assert "No calls yet." in page.words
+        assert "Make your first call" in page.words
         assert "No images yet." in (await world.creator("ada").get(IMAGES)).words
         assert "No calls that fit." in (await world.creator("ada").get(CALLS)).words
 
@@ -321,7 +322,9 @@ async def test_images_are_shown_and_one_of_a_call_is_selected(tmp_path: Path) ->
         page = await ada.get(IMAGES)
         sources = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
         assert len(sources) == 2
-        assert "Not kept here" in page.words
+        assert "The picture is not kept here" in page.words
+        for paid in ("2026-05-20 12:00", "$0.50 for 2 images, paid by quota", "$0.25 , paid by quota"):
+            assert paid in page.words
         for source in sources:
             assert source.startswith("/assets/")
             assert (await ada.get(source)).headers["content-type"] == "image/png"

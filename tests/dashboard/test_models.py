@@ -94,10 +94,10 @@ def named(page: Any) -> list[str]:
 async def test_what_is_not_there_is_refused(world: World):
     for path, status, word in (
         ("/dashboard/models/none", 404, "no model of this name"),
-        ("/dashboard/models?state=asleep", 400, "`state` takes one of: active, inactive"),
-        ("/dashboard/models?stat=active", 400, "no filter `stat`"),
-        ("/dashboard/models/talk?x=1", 400, "no filter `x`"),
-        ("/dashboard/price-diff?x=1", 400, "no filter `x`"),
+        ("/dashboard/models?state=asleep", 400, "state takes one of: active, inactive"),
+        ("/dashboard/models?stat=active", 400, "no filter stat"),
+        ("/dashboard/models/talk?x=1", 400, "no filter x"),
+        ("/dashboard/price-diff?x=1", 400, "no filter x"),
     ):
         page = await world.owner.get(path)
         assert (page.status, word in page.words) == (status, True), path
@@ -262,10 +262,10 @@ async def test_a_downgrade_and_a_refusal_are_told(world: World):
 REFUSED: list[tuple[dict[str, str], int, str]] = [
     ({"model": "none"}, 404, "is not in this gateway's catalog"),
     ({"model": "talk", "creator": "nobody"}, 404, "no creator with this id"),
-    ({"model": "talk", "tokens": "-1"}, 400, "`tokens` takes a whole number"),
-    ({"model": "talk", "tokens": "1000001"}, 400, "`tokens` takes a whole number"),
-    ({"model": "talk", "text": "x", "tokens": "1"}, 400, "`tokens` is for when there is no text"),
-    ({"model": "talk", "endpoint": "nothing"}, 400, "`endpoint` takes one of"),
+    ({"model": "talk", "tokens": "-1"}, 400, "tokens takes a whole number"),
+    ({"model": "talk", "tokens": "1000001"}, 400, "tokens takes a whole number"),
+    ({"model": "talk", "text": "x", "tokens": "1"}, 400, "tokens is for when there is no text"),
+    ({"model": "talk", "endpoint": "nothing"}, 400, "“Endpoint” takes one of"),
     ({"model": HOSTILE, "text": HOSTILE, "creator": "</textarea><b>"}, 404, "no creator with this id"),
 ]
 

@@ -153,11 +153,11 @@ async def test_hostile_names_are_words_and_nothing_else(world: World) -> None:
 
 async def test_what_is_no_question_is_refused_and_shown_again(world: World) -> None:
     for asked, said in (
-        ("period=year", "`period` takes one of today, 7d"),
-        ("by=colour", "`by` takes one of: agent"),
-        ("colour=red", "A parameter of the query is not known here"),
-        ("from=2026-05-01", "`period` takes one of"),
-        ("period=7d&from=2026-05-01&to=2026-05-02", "`period` stands for `from` and `to`"),
+        ("period=year", "“Period” takes one of today, 7d"),
+        ("by=colour", "by takes one of: agent"),
+        ("colour=red", "This page has no filter colour"),
+        ("from=2026-05-01", "“Period” takes one of"),
+        ("period=7d&from=2026-05-01&to=2026-05-02", "“Period” stands for “From” and “Before”"),
     ):
         page = await world.owner.get(f"/dashboard/overview?{asked}")
         assert (page.status, said in page.words) == (400, True), asked

@@ -84,7 +84,7 @@ _UNUSABLE = (
     ("requests_per_hour", "many", "changes.requests_per_hour: must be a whole number"),
     ("quota_usd_per_month", "-1", "changes.quota_usd_per_month: is negative"),
     ("payers", "nobody", "changes.payers: must be a list with one or more of"),
-    ("days", "91", "`days` takes a whole number from 1 to 90"),
+    ("days", "91", "days takes a whole number from 1 to 90"),
 )
 
 

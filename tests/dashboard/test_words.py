@@ -24,6 +24,7 @@ def _is_plain(text: str) -> bool:
         (words.kind_words, get_args(Told)),
         (words.payer_words, get_args(Payer)),
         (words.limit_words, tuple(WINDOWS)),
+        (words.deed_words, get_args(AnomalyAction)),
         (words.option_words, tuple(
             name for type_ in (BudgetAction, CacheUse, CacheScope, AnomalyAction) for name in get_args(type_)
         )),
@@ -44,6 +45,13 @@ def test_a_limit_says_whether_it_is_the_keys_own_or_a_providers():
 @pytest.mark.parametrize("say", [*words.FILTERS.values()])
 def test_what_has_no_words_is_said_as_it_is(say):
     assert say("never_heard").lower() == "never heard"
+
+
+def test_messages_name_fields_as_forms_do_and_nothing_in_them_is_markup():
+    assert words.message_words("`to` takes a day after `from`.") == "“Before” takes a day after “From”."
+    assert words.message_words("`days` is <b>`note`") == "<code>days</code> is &lt;b&gt;“Note”"
+    assert words.message_words("`<i>`") == "<code>&lt;i&gt;</code>"
+    assert words.message_words("one ` <i> alone") == "one ` &lt;i&gt; alone"
 
 
 async def test_creators_are_called_by_their_names(tmp_path):

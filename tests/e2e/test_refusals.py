@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.rig import wire
-from tests.rig.client import Answer, connected, exchange, request_bytes
+from tests.rig.client import Answer, Connection, connected, exchange, request_bytes
 from tests.rig.gateway import CHAT, Gateway, Key, chat_body
 from tests.rig.upstream import Script, Upstream
 from tests.rig.waiting import soon
@@ -385,8 +385,12 @@ async def test_who_goes_on_sending_for_ever_after_a_refusal_is_cut_off(gateway: 
     async with connected(gateway.port) as connection, asyncio.timeout(30):
         await connection.send(head)
         with pytest.raises(ConnectionError):
-            while True:
-                await connection.send(wire.framed(b" " * 65_536))
+            await _send_for_ever(connection)
+
+
+async def _send_for_ever(connection: Connection) -> None:
+    while True:
+        await connection.send(wire.framed(b" " * 65_536))
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])

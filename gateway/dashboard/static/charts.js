@@ -5,6 +5,8 @@
 
   const HEIGHT = 230;
   const COLOURS = 9;
+  const KEPT = "gateway-colours";
+  const KEPT_MAX = 200;
   const LINE_MIN = 4; // of fewer points a line says less than bars
   const BARS_MAX = 62; // more rows than this are drawn as areas, where there is no room for a bar each
   const NANO = 1e9;
@@ -57,13 +59,69 @@
     return getComputedStyle(probe).color;
   }
 
-  function colours(names) {
-    let next = 0;
-    return names.map((name) => {
-      if (/^others?$/i.test(name)) return property("--series-other");
-      next += 1;
-      return property(next > COLOURS ? "--series-other" : "--series-" + next);
-    });
+  function isOther(name) {
+    return /^others?( \(\d+\))?$/i.test(name);
+  }
+
+  // What a chart itself is about has its colours in their order. What is stacked is known by name (models, creators, ...), and
+  // has the same colour on every page, whoever is the largest: the one its name leads to, or the next one that is free.
+  function colours(names, isByName) {
+    const shown = names.filter((name) => !isOther(name)).slice(0, COLOURS);
+    const taken = isByName ? slotsByName(shown) : new Map(shown.map((name, i) => [name, i]));
+    return names.map((name) => property(taken.has(name) ? "--series-" + (taken.get(name) + 1) : "--series-other"));
+  }
+
+  function slotsByName(names) {
+    const known = recalled();
+    const found = new Map();
+    const free = new Set(Array.from({ length: COLOURS }, (_, i) => i));
+    const late = [];
+    for (const name of names) {
+      const slot = known[hashOf(name)];
+      if (free.delete(slot)) found.set(name, slot);
+      else late.push(name);
+    }
+    // In the order of the alphabet, since the order of amounts is another one every day.
+    for (const name of late.sort()) {
+      const hash = hashOf(name);
+      const slot = nextFree(hash % COLOURS, free, new Set(Object.values(known)));
+      free.delete(slot);
+      found.set(name, slot);
+      if (!(hash in known)) known[hash] = slot;
+    }
+    recall(known);
+    return found;
+  }
+
+  // One that nothing else has had so far, if there is any.
+  function nextFree(first, free, had) {
+    const inTurn = Array.from({ length: COLOURS }, (_, i) => (first + i) % COLOURS).filter((slot) => free.has(slot));
+    return inTurn.find((slot) => !had.has(slot)) ?? inTurn[0];
+  }
+
+  // Which name has which colour is kept as long as the tab is open, by the names' hashes: no name is left in the browser.
+
+  function recalled() {
+    try {
+      const kept = JSON.parse(sessionStorage.getItem(KEPT)) || {};
+      return Object.keys(kept).length > KEPT_MAX ? {} : kept;
+    } catch {
+      return {};
+    }
+  }
+
+  function recall(known) {
+    try {
+      sessionStorage.setItem(KEPT, JSON.stringify(known));
+    } catch {
+      // Then the hashes alone decide.
+    }
+  }
+
+  function hashOf(name) {
+    let hash = 2166136261; // FNV-1a
+    for (const char of name) hash = Math.imul(hash ^ char.codePointAt(0), 16777619);
+    return (hash ^ (hash >>> 15)) >>> 0;
   }
 
   // Figures on the axis: as many digits as the step between two of them has, so that each says exactly where it stands.
@@ -320,12 +378,12 @@
       place.hidden = true;
       return;
     }
-    if (!table.labels.length || !table.names.length) {
+    if (!table.values.some((series) => series.some(Boolean))) {
       place.textContent = "Nothing in this period.";
       place.classList.add("empty");
       return;
     }
-    const shades = colours(table.names);
+    const shades = colours(table.names, figure.dataset.kind === "stacked" || "named" in figure.dataset);
     const plan = layout(figure.dataset.kind, table);
     const { order, settings } = options(figure, table, plan, shades, place.clientWidth);
     place.replaceChildren();

@@ -20,6 +20,8 @@
     return made;
   };
 
+  const isAtEnd = (place) => place.scrollHeight - place.scrollTop - place.clientHeight < 40;
+
   const tell = (form, text) => {
     const problem = part(form, "problem");
     problem.textContent = text;
@@ -38,7 +40,7 @@
     const place = part(form, "facts");
     const said = (name) => answer.headers.get(name);
     const words = [];
-    if (said("x-gateway-model")) words.push(`Answered by ${said("x-gateway-model")}`);
+    if (said("x-gateway-model")) words.push(`${answer.ok ? "Answered by" : "Asked of"} ${said("x-gateway-model")}`);
     if (said("x-gateway-downgraded-from")) {
       words.push(`instead of ${said("x-gateway-downgraded-from")} (${said("x-gateway-downgrade-reason")})`);
     }
@@ -107,13 +109,15 @@
 
   /* Runs `work(signal)`; while it lasts, the form cannot be sent and may be stopped. */
   const busy = async (form, work) => {
-    const aborter = new AbortController();
     const [send, stop] = [form.querySelector("[type=submit]"), part(form, "stop")];
+    if (send.disabled) return; // keys send as well as the button
+    const aborter = new AbortController();
     const abort = () => aborter.abort();
     tell(form, "");
     part(form, "facts").replaceChildren();
-    send.disabled = true;
     stop.hidden = false;
+    if (document.activeElement === send) stop.focus(); // a button that is switched off has no focus to keep
+    send.disabled = true;
     stop.addEventListener("click", abort);
     try {
       await work(aborter.signal);
@@ -122,8 +126,9 @@
       tell(form, error.name === "AbortError" ? stopped : "The connection to the gateway broke. Your calls tell what was charged.");
     } finally {
       stop.removeEventListener("click", abort);
-      stop.hidden = true;
       send.disabled = false;
+      if (document.activeElement === stop) form.querySelector("textarea[required]").focus({ preventScroll: true });
+      stop.hidden = true;
     }
   };
 
@@ -143,6 +148,12 @@
       return said;
     };
 
+    const ended = (place, text, isWhole) => {
+      const label = place.previousElementSibling;
+      if (!isWhole) label.textContent = "Model, cut short";
+      else if (!text) place.replaceChildren(shown("em", "It answered without text, with a call of a tool for example."));
+    };
+
     const send = async (signal) => {
       const asked = { role: "user", content: fields.message.value };
       const body = {
@@ -155,30 +166,43 @@
       };
       const answer = await ask(form, body, signal);
       if (answer === null) return;
-      turn("user", asked.content);
+      const before = messages;
+      const question = turn("user", asked.content);
       fields.message.value = "";
       const place = turn("assistant", "");
-      let text = "";
+      let [text, isWhole] = ["", false];
       const add = (more) => {
+        const follows = isAtEnd(talk); // whoever reads further up is left there
         text += more;
         place.append(document.createTextNode(more));
-        talk.scrollTop = talk.scrollHeight;
+        if (follows) talk.scrollTop = talk.scrollHeight;
       };
+      talk.setAttribute("aria-busy", "true"); // it is read aloud when it is there, not word by word
       try {
+        let error = null;
         if ((answer.headers.get("content-type") || "").startsWith("text/event-stream")) {
           await events(answer, (data) => {
             if (data === "[DONE]") return;
             const event = JSON.parse(data);
-            if (event.error) tell(form, advised(event.error));
+            error = event.error || error;
             add(event.choices?.[0]?.delta?.content || "");
           });
+          if (error) tell(form, advised(error));
+          isWhole = !error;
           await addCost(form);
         } else {
           add((await answer.json()).choices?.[0]?.message?.content || "");
+          isWhole = true;
         }
       } finally {
-        // A conversation goes on with what was said, also where that was cut short.
-        if (text) messages = [...messages, asked, { role: "assistant", content: text }];
+        talk.removeAttribute("aria-busy");
+        ended(place, text, isWhole);
+        // A conversation goes on with what was said, also where that was cut short; not with what an earlier one said.
+        if (messages === before && text) messages = [...before, asked, { role: "assistant", content: text }];
+        else if (messages === before && !isWhole) {
+          for (const said of [question, place]) said.parentElement.remove();
+          if (!fields.message.value) fields.message.value = asked.content; // to be sent again
+        }
       }
     };
 
@@ -190,6 +214,7 @@
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
     });
     part(form, "clear").addEventListener("click", () => {
+      part(form, "stop").click();
       messages = [];
       talk.replaceChildren();
       part(form, "facts").replaceChildren();
