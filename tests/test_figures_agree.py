@@ -127,6 +127,8 @@ async def _check(calls: Sequence[Made], grants: Sequence[tuple[str, int, int]], 
             for creator, days_ago, amount in grants:
                 await _grant(world, creator, days_ago, amount)
             world.clock.turn_to(_noon(0))
+            expired = await world.services.credits.expire_due(late_holds_s=0)
+            assert len(expired) == sum(days_ago > 0 for _, days_ago, _ in grants)
             for question in questions:
                 await _agree(
                     world, question._replace(split="none" if question.split == question.group else question.split)
@@ -170,6 +172,8 @@ async def _grant(world: World, creator: str, days_ago: int, amount: int) -> None
     await world.admin_api("POST", f"{at}/credits", json={"credits": amount % 1_000 + 1})
     sent = {"payer": "quota", "amount_usd": f"{amount // 10**9}.{amount % 10**9:09d}"}
     await world.admin_api("POST", f"{at}/adjustments", json=sent)
+    promised = {"payer": "promo_credits", "credits": amount % 7 + 1, "expires_at": _noon(days_ago - 1).isoformat()}
+    await world.admin_api("POST", f"{at}/credits", json=promised)
 
 
 # What is shown of it
